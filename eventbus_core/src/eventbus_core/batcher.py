@@ -1,0 +1,121 @@
+"""Many callers, one call: what is asked while a call runs goes into the next, all of it together."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Generic, TypeVar, cast
+
+import anyio
+
+from eventbus_core.errors import EventBusError
+from eventbus_core.waits import not_open
+
+Q = TypeVar("Q")
+A = TypeVar("A")
+
+MAX_BATCH = 1000
+
+
+class _Question(Generic[Q, A]):
+    __slots__ = ("answer", "asker_left", "done", "error", "question")
+
+    def __init__(self, question: Q) -> None:
+        self.question = question
+        self.done = anyio.Event()
+        self.answer: A | None = None
+        self.error: EventBusError | None = None
+        self.asker_left = False
+
+
+class Batcher(Generic[Q, A]):
+    """
+    Asks in bulk what many tasks ask one by one, in the order in which they ask.
+
+    The call runs in a task of its own, so that a caller can be cancelled at once; *abandoned*
+    is then told of the answer that nobody waits for any more.
+    """
+
+    def __init__(
+        self,
+        call: Callable[[Sequence[Q]], Awaitable[Sequence[A]]],
+        abandoned: Callable[[Q, A], None] = lambda _question, _answer: None,
+    ) -> None:
+        self._call = call
+        self._abandoned = abandoned
+        self._waiting: list[_Question[Q, A]] = []
+        self._last: _Question[Q, A] | None = None
+        self._wake = anyio.Event()
+        self._closed = False
+
+    async def ask(self, question: Q) -> A:
+        """
+        Return the answer to *question*.
+
+        Raises:
+            EventBusError: what the bulk call raised, to each of its askers.
+            BusClosed: :meth:`run` has ended.
+        """
+        entry = self._put(question)
+        try:
+            await entry.done.wait()
+        except BaseException:
+            entry.asker_left = True
+            if entry.done.is_set() and entry.error is None:
+                self._abandoned(question, cast("A", entry.answer))
+            raise
+        if entry.error is not None:
+            raise entry.error
+        return cast("A", entry.answer)
+
+    def tell(self, question: Q) -> None:
+        """Ask *question* without waiting for the answer."""
+        self._put(question).asker_left = True
+
+    async def settled(self) -> None:
+        """Return once all that was asked before has been answered."""
+        if self._last is not None:
+            await self._last.done.wait()
+
+    async def run(self) -> None:
+        """Serve until cancelled."""
+        try:
+            while True:
+                if not self._waiting:
+                    self._wake = anyio.Event()
+                    await self._wake.wait()
+                    continue
+                batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
+                await self._serve(batch)
+        finally:
+            self._closed = True
+            _fail(self._waiting, not_open())
+
+    def _put(self, question: Q) -> _Question[Q, A]:
+        if self._closed:
+            raise not_open()
+        entry: _Question[Q, A] = _Question(question)
+        self._waiting.append(entry)
+        self._last = entry
+        self._wake.set()
+        return entry
+
+    async def _serve(self, batch: list[_Question[Q, A]]) -> None:
+        try:
+            answers = await self._call([entry.question for entry in batch])
+        except EventBusError as error:
+            _fail(batch, error)
+            return
+        except BaseException:
+            _fail(batch, not_open())
+            raise
+        for entry, answer in zip(batch, answers, strict=True):
+            entry.answer = answer
+            entry.done.set()
+            if entry.asker_left:
+                self._abandoned(entry.question, answer)
+
+
+def _fail(entries: Sequence[_Question[Any, Any]], error: EventBusError) -> None:
+    for entry in entries:
+        entry.error = error
+        entry.done.set()

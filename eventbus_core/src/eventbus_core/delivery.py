@@ -1,0 +1,305 @@
+"""
+What becomes of the frames that arrive: to the mailboxes of those concerned, or on to where their clients are now.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, deque
+from collections.abc import AsyncGenerator, Callable, Iterable
+from time import monotonic
+from typing import Final, NamedTuple
+
+import anyio
+from anyio.lowlevel import checkpoint
+from msgspec.structs import replace
+
+from eventbus_core.errors import FrameError, TransportUnavailable
+from eventbus_core.event import Event, copy_event
+from eventbus_core.losses import Gap, loss_event
+from eventbus_core.mailbox import Mailbox
+from eventbus_core.names import NODE_SIGN, RESERVED
+from eventbus_core.outbox import Queue
+from eventbus_core.routing import MOVED, NO_HANDLER, Moved, Router
+from eventbus_core.session import Outgoing, Ready, Ticket
+from eventbus_core.sessions import Sessions
+from eventbus_core.topics import lanes_of
+from eventbus_core.transport import ALL_NODES, Frame, Owner, Transport, lane_partition, node_partition
+from eventbus_core.wire import unpack, unpack_events
+
+logger = logging.getLogger("eventbus")
+
+MAX_HOPS: Final = 2
+PAUSE: Final = 0.2
+
+CLIENT_GONE: Final = "client gone"
+NODE_UNREACHABLE: Final = "node unreachable"
+NODE_DEAD: Final = "node dead"
+TOO_MANY_HOPS: Final = "too many hops"
+
+
+class Stray(NamedTuple):
+    """An event that reached a node which does not hold its client; *origin* is the node that accepted it."""
+
+    event: Event
+    origin: str
+    ticket: Ticket | None
+
+
+class Delivery:
+    """
+    Reads frames and delivers their events.
+
+    Attributes:
+        frames, events: received from other nodes, and taken in.
+        forwarded: events passed on to another node.
+        refused: frames dropped, by the kind of their fault.
+    """
+
+    def __init__(
+        self,
+        router: Router,
+        sessions: Sessions,
+        transport: Transport,
+        on_gap: Callable[[Gap], None],
+    ) -> None:
+        self.frames = self.events = self.forwarded = 0
+        self.refused: Counter[str] = Counter()
+        self._router = router
+        self._sessions = sessions
+        self._transport = transport
+        self._on_gap = on_gap
+        self._node = router.node
+        self._options = router.options
+        self._outbox = router.outbox
+        self._ownership = router.ownership
+        self._clients = router.ownership.clients
+        self._subscriptions = router.subscriptions
+        self._directory = router.directory
+        self._partition = node_partition(router.node)
+        self._accepted = {self._partition, ALL_NODES}
+        self._limit = transport.capabilities.max_frame_size
+        self._strays: deque[Stray] = deque()
+        self._suspects: set[Queue] = set()
+        self._work = anyio.Event()
+        self._progress = anyio.Event()
+        sessions.on_left = self._on_left
+
+    async def run(self) -> None:
+        """Read until the transport is closed."""
+        items = self._transport.receive()
+        try:
+            async for item in items:
+                if isinstance(item, Frame):
+                    self._on_frame(item)
+                else:
+                    logger.info("frames may have been lost: %s; asking the other nodes", item.reason)
+                    self._sessions.interrupted()
+                await checkpoint()
+        finally:
+            if isinstance(items, AsyncGenerator):
+                await items.aclose()
+
+    def tend(self, now: float) -> None:
+        """Do what is due in the sessions."""
+        for item in self._sessions.tend(now):
+            self._take_in(item)
+
+    def suspect(self, queue: Queue) -> None:
+        """Find out whether the node of *queue* is still there, as it does not take its events."""
+        self._suspects.add(queue)
+        self._work.set()
+
+    def stray(self, event: Event, sender: str | None) -> None:
+        """Send *event*, which came from *sender*, after its client: it is here no more."""
+        self._strays.append(Stray(event, event.origin or sender or self._node, None))
+        self._work.set()
+
+    async def settled(self) -> None:
+        """Return once all strays are on their way or reported."""
+        while self._strays:
+            await self._progress.wait()
+
+    async def run_errands(self) -> None:
+        """Send strays after their clients, and find out about suspects; for ever."""
+        while True:
+            if not self._strays and not self._suspects:
+                self._work = anyio.Event()
+                await self._work.wait()
+            try:
+                if self._suspects:
+                    await self._check_suspects()
+                if self._strays:
+                    await self._redirect(self._strays)
+                self._progress.set()
+                self._progress = anyio.Event()
+            except TransportUnavailable as error:
+                logger.debug("the directory does not answer: %s", error)
+                await anyio.sleep(PAUSE)
+
+    def _on_frame(self, frame: Frame) -> None:
+        now = monotonic()
+        try:
+            header, body = unpack(frame.data, self._limit)
+            if header.namespace != self._options.namespace:
+                raise FrameError("foreign", f"it is of namespace {header.namespace!r}")
+        except FrameError as error:
+            self._refuse(error)
+            return
+        if header.node == self._node:
+            return  # what we publish is served here at once, not when the transport brings it back
+        if header.partition not in self._accepted and header.partition not in self._subscriptions.lanes.accepted:
+            self.refused["left"] += 1
+            return
+        self.frames += 1
+        for item in self._sessions.receive(header, body, now):
+            self._take_in(item)
+        if header.notes:
+            self._outbox.wake()
+
+    def _take_in(self, item: Ready | Gap) -> None:
+        if isinstance(item, Gap):
+            self._tell(item)
+            return
+        try:
+            events = unpack_events(item.body)
+        except FrameError as error:
+            self._refuse(error)
+            item.ticket.expect(0)
+            return
+        self.events += len(events)
+        partition = item.header.partition
+        if partition == self._partition:
+            self._deliver_addressed(events, item)
+        elif partition == ALL_NODES:
+            match = self._subscriptions.handlers.match
+            self._deliver_spread(((event, match(event.type)) for event in events), item)
+        else:
+            match = self._subscriptions.topics.match
+            self._deliver_spread(((event, match(event.target[1:])) for event in events), item)
+
+    def _deliver_addressed(self, events: list[Event], ready: Ready) -> None:
+        """Sort the events of a frame into one chunk per mailbox: one wake-up per client, not per event."""
+        chunks: dict[Mailbox, list[Event]] = {}
+        strays = 0
+        find = self._clients.get
+        for event in events:
+            holding = find(event.target)
+            if holding is not None and holding.epoch >= event.epoch:
+                mailbox = holding.mailbox
+                if mailbox in chunks:
+                    chunks[mailbox].append(event)
+                else:
+                    chunks[mailbox] = [event]
+            else:
+                strays += self._deliver_odd(event, ready, chunks)
+        self._put(chunks, strays, ready)
+
+    def _deliver_odd(self, event: Event, ready: Ready, chunks: dict[Mailbox, list[Event]]) -> int:
+        """Deliver what is for this node itself; return 1 if it is a stray."""
+        if event.target != self._router.address:
+            self._strays.append(Stray(event, event.origin or ready.header.node, ready.ticket))
+            self._work.set()
+            return 1
+        if self._router.internal(event):
+            return 0
+        mailboxes = self._subscriptions.handlers.match(event.type)
+        for mailbox in mailboxes:
+            chunks.setdefault(mailbox, []).append(copy_event(event))
+        if not mailboxes and not event.type.startswith(RESERVED):
+            self._router.report(event, event.origin or ready.header.node, NO_HANDLER)
+        return 0
+
+    def _deliver_spread(self, matched: Iterable[tuple[Event, tuple[Mailbox, ...]]], ready: Ready) -> None:
+        """Deliver events of which each may have many receivers, to each its own copy."""
+        chunks: dict[Mailbox, list[Event]] = {}
+        for event, mailboxes in matched:
+            for mailbox in mailboxes:
+                if mailbox in chunks:
+                    chunks[mailbox].append(copy_event(event))
+                else:
+                    chunks[mailbox] = [copy_event(event)]
+        self._put(chunks, 0, ready)
+
+    def _put(self, chunks: dict[Mailbox, list[Event]], strays: int, ready: Ready) -> None:
+        ready.ticket.expect(sum(map(len, chunks.values())) + strays)
+        mean = len(ready.body) // max(1, ready.header.count)
+        for mailbox, events in chunks.items():
+            if not mailbox.closed:
+                mailbox.put(events, mean * len(events), ready.ticket)
+            else:  # by what the same frame had to say
+                self._strays += [Stray(event, event.origin or ready.header.node, ready.ticket) for event in events]
+                self._work.set()
+
+    async def _redirect(self, strays: deque[Stray]) -> None:
+        """Send each of *strays* to the present owner of its client, or report to its sender."""
+        clients = list(dict.fromkeys(s.event.target for s in strays if not s.event.target.startswith(NODE_SIGN)))
+        owners = dict(zip(clients, await self._directory.locate(clients), strict=True)) if clients else {}
+        if any(owner and owner.node == self._node for owner in owners.values()):
+            await self._ownership.settled()
+        for _ in range(len(strays)):
+            stray = strays.popleft()
+            if stray.event.target in owners or stray.event.target.startswith(NODE_SIGN):
+                self._redirect_one(stray, owners.get(stray.event.target))
+            else:
+                strays.append(stray)
+
+    def _redirect_one(self, stray: Stray, owner: Owner | None) -> None:
+        event, origin, ticket = stray
+        holding = self._clients.get(event.target)
+        if owner is not None and owner.node == self._node and holding is not None:
+            holding.mailbox.put([event], len(memoryview(event.raw)), ticket)
+            return
+        if ticket is not None:
+            ticket.settle(1)
+        if owner is None or owner.node == self._node:
+            reason = NODE_UNREACHABLE if event.target.startswith(NODE_SIGN) else CLIENT_GONE
+            self._router.report(event, origin, reason)
+        elif event.hops >= MAX_HOPS:
+            self._router.report(event, origin, TOO_MANY_HOPS)
+        else:
+            self.forwarded += 1
+            self._router.remember(event.target, owner)
+            self._router.forward(owner.node, replace(event, hops=event.hops + 1, origin=origin, epoch=owner.epoch))
+            if origin != self._node:
+                self._router.tell_node(origin, MOVED, Moved(event.target, owner))
+
+    async def _check_suspects(self) -> None:
+        suspects, self._suspects = self._suspects, set()
+        try:
+            alive = {node.id for node in await self._directory.nodes()}
+        except TransportUnavailable:
+            self._suspects |= suspects
+            raise
+        for queue in suspects:
+            if queue.node is not None and queue.node not in alive:
+                self._router.forget_node(queue.node)
+                self._sessions.forget(queue.node)
+                sent, waiting = self._outbox.abandon(queue.session, queue.session.handled)
+                for event in sent:  # perhaps it was handled; sent anywhere else, it could be so twice
+                    self._router.report(event, event.origin or self._node, NODE_DEAD)
+                for event in waiting:
+                    self.stray(event, None)
+
+    def _on_left(self, session: Outgoing, first: int) -> None:
+        """Send what a node that leaves has not taken in after the clients that it was for."""
+        self._router.forget_node(session.partition.partition(":")[2])
+        for events in self._outbox.abandon(session, first):
+            for event in events:
+                self.stray(event, None)
+
+    def _tell(self, gap: Gap) -> None:
+        """Put *gap* into the stream of every client that may have lost something by it."""
+        self._on_gap(gap)
+        for holding in self._clients.values():
+            if gap.partition == self._partition or any(
+                gap.partition == lane_partition(lane)
+                for pattern in holding.patterns or ()
+                for lane in lanes_of(pattern, self._options.lanes)
+            ):
+                holding.mailbox.put([loss_event(gap)], 0, None)
+
+    def _refuse(self, error: FrameError) -> None:
+        self.refused[error.kind] += 1
+        if self.refused[error.kind] == 1:
+            logger.warning("dropped a frame, further ones of its kind are only counted: %s", error)

@@ -1,0 +1,136 @@
+"""What nodes tell each other about the events and clients of their applications."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import anyio
+import attrs
+from msgspec.structs import replace
+
+from eventbus_core.errors import ClientTakenOver, EventBusError, EventDataError, RequestFailed
+from eventbus_core.event import Event
+from eventbus_core.losses import Undeliverable
+from eventbus_core.ownership import Holding, Ownership
+from eventbus_core.requests import Requests
+from eventbus_core.routing import MOVED, UNDELIVERABLE, Moved, Router
+
+TAKEN_OVER: Final = "$sys.taken-over"
+HANDED_OVER: Final = "$sys.handed-over"
+FAILURE: Final = "$sys.failure"
+HANDOVER_TIMEOUT: Final = 1.0
+
+
+@attrs.frozen
+class TakenOver:
+    """What a node tells the one from which it took *client* over, by a claim of *epoch*; it waits for the answer."""
+
+    client: str
+    epoch: int
+    node: str
+
+
+class Exchange:
+    """
+    Takes the events that are for this node itself and no application; each is an event like any other.
+
+    Attributes:
+        failed: of them, those whose data was not what it should be.
+    """
+
+    def __init__(
+        self,
+        router: Router,
+        ownership: Ownership,
+        requests: Requests,
+        end: Callable[[Holding, EventBusError], None],
+        on_undeliverable: Callable[[Undeliverable], None],
+    ) -> None:
+        self.failed = 0
+        self._router = router
+        self._ownership = ownership
+        self._requests = requests
+        self._end = end
+        self._on_undeliverable = on_undeliverable
+        self._handovers: dict[str, anyio.Event] = {}
+        self._kinds: dict[str, Callable[[Event], None]] = {
+            MOVED: self._moved,
+            TAKEN_OVER: self._taken_over,
+            HANDED_OVER: self._handed_over,
+            UNDELIVERABLE: self._undeliverable,
+        }
+
+    def take(self, event: Event) -> bool:
+        """Take *event* if it is for the node itself; return whether it was."""
+        kind = self._kinds.get(event.type)
+        if kind is None and event.answers is None:
+            return False
+        try:
+            if kind is None:
+                outcome = RequestFailed(event.source, str(event.data)) if event.type == FAILURE else event
+                self._requests.settle(event.answers, outcome)
+            else:
+                kind(event)
+        except EventDataError:
+            self.failed += 1
+        return True
+
+    def took_over(self, holding: Holding) -> None:
+        """Tell the node that held the client of *holding* before that it does no more."""
+        previous = holding.previous
+        if previous is not None:
+            event = self._router.own_event(
+                TAKEN_OVER, previous.node, TakenOver(holding.name, holding.epoch, self._router.node)
+            )
+            holding.handover = event.id
+            self._handovers[event.id] = anyio.Event()
+            self._router.forward(previous.node, event)
+
+    async def handed_over(self, holding: Holding) -> None:
+        """Return once the node that held the client before does so no more, or is silent for too long."""
+        if done := self._handovers.get(holding.handover):
+            with anyio.move_on_after(HANDOVER_TIMEOUT):
+                await done.wait()
+            self._handovers.pop(holding.handover, None)
+
+    def fail(self, request: Event, reason: str) -> None:
+        """Tell the one who waits for the answer to *request* that there will be none."""
+        if request.reply_to is not None:
+            node = request.reply_to[1:]
+            answer = replace(self._router.own_event(FAILURE, node, reason), answers=request.id)
+            self._to(node, answer)
+
+    def _to(self, node: str, event: Event) -> None:
+        if node == self._router.node:
+            self.take(event)
+        else:
+            self._router.forward(node, event)
+
+    def _moved(self, event: Event) -> None:
+        moved = event.decode(Moved)
+        if moved.owner.node != self._router.node:
+            self._router.remember(moved.client, moved.owner)
+
+    def _taken_over(self, event: Event) -> None:
+        taken = event.decode(TakenOver)
+        holding = self._ownership.clients.get(taken.client)
+        if holding is not None and holding.epoch < taken.epoch:
+            self._ownership.drop(holding)
+            self._end(holding, ClientTakenOver(taken.client, taken.node))
+        self._router.tell_node(taken.node, HANDED_OVER, event.id)
+
+    def _handed_over(self, event: Event) -> None:
+        self._settle_handover(event.decode(str))
+
+    def _undeliverable(self, event: Event) -> None:
+        fate = event.decode(Undeliverable)
+        if fate.type == TAKEN_OVER:
+            self._settle_handover(fate.id)
+        self._router.forget(fate.target)
+        if not self._requests.settle(fate.id, RequestFailed(fate.target, fate.reason)) and fate.type[:1] != "$":
+            self._on_undeliverable(fate)
+
+    def _settle_handover(self, id: str) -> None:
+        if done := self._handovers.pop(id, None):
+            done.set()

@@ -1,0 +1,62 @@
+"""What the bus tells an application when it could not keep an event."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import attrs
+import msgspec
+from msgspec.structs import force_setattr
+
+from eventbus_core.event import Event
+
+LOSS: Final = "$sys.loss"
+"""The type of an event that stands in a client's stream where others were lost."""
+
+
+@attrs.frozen
+class Dropped:
+    """Events that this receiver left waiting for too long: *missed* of the oldest were dropped."""
+
+    missed: int
+
+
+@attrs.frozen
+class Gap:
+    """
+    Events that were lost on the way for good, and could not be sent again.
+
+    Attributes:
+        source: the address of the node that sent them.
+        partition: where they went.
+        missed: how many.
+    """
+
+    source: str
+    partition: str
+    missed: int
+
+
+@attrs.frozen
+class Undeliverable:
+    """
+    The fate of an accepted event that nobody handled, as reported to its sender's node.
+
+    Attributes:
+        id, type, source, target: those of the event.
+        reason: ``client gone``, ``node unreachable``, ``handle closed`` or ``too many hops``.
+    """
+
+    id: str
+    type: str
+    source: str
+    target: str
+    reason: str
+
+
+def loss_event(loss: Dropped | Gap) -> Event:
+    """Return an event whose ``data`` is *loss*."""
+    event = Event(LOSS, "$sys", "", "", msgspec.Raw(msgspec.msgpack.encode(loss)))
+    value: Any = (loss,)
+    force_setattr(event, "_data", value)
+    return event

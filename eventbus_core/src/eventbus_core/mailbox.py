@@ -1,0 +1,236 @@
+"""A mailbox: the events that wait for one client or handler, bounded, in order."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Collection
+from typing import Final
+
+import anyio
+
+from eventbus_core.event import Event
+from eventbus_core.losses import LOSS, Dropped, loss_event
+from eventbus_core.options import BusOptions
+from eventbus_core.session import Ticket
+
+LOCAL_CHUNK: Final = 256
+
+
+class Chunk:
+    """Events that came together; *ticket* is settled once all of them have been handled or dropped."""
+
+    __slots__ = ("events", "sender", "since", "size", "taken", "ticket")
+
+    def __init__(self, events: list[Event], size: int, ticket: Ticket | None, since: float) -> None:
+        self.events = events
+        self.size = size
+        self.ticket = ticket
+        self.since = since
+        self.taken = 0
+        self.sender = None if ticket is None else ticket.node
+
+    def settle(self) -> None:
+        """Give the sender its credit back; does nothing on successive calls."""
+        if self.ticket is not None:
+            self.ticket.settle(len(self.events))
+            self.ticket = None
+
+
+class Mailboxes:
+    """
+    What the mailboxes of a node share: their bounds, the clock, and which of them are not empty.
+
+    Attributes:
+        now: the time, as of the last frame or tick; mailboxes read no clock of their own.
+        busy: those whose consumers have not yet handled all.
+        dropped: events dropped by all of them so far.
+        on_dropped: called with events that were dropped, and the node that sent them, if another.
+    """
+
+    def __init__(self, options: BusOptions, now: float, on_dropped: Callable[[list[Event], str | None], None]) -> None:
+        self.options = options
+        self.now = now
+        self.on_dropped = on_dropped
+        self.busy: set[Mailbox] = set()
+        self.dropped = 0
+        self._handled: anyio.Event | None = None
+
+    def tend(self, now: float) -> None:
+        """Let no mailbox hold back the credit of its senders for longer than ``laggard_timeout``."""
+        self.now = now
+        for mailbox in list(self.busy):
+            mailbox.stop_holding_up(now - self.options.laggard_timeout)
+
+    def rest(self, mailbox: Mailbox) -> None:
+        """Say that *mailbox* holds nothing unhandled any more."""
+        self.busy.discard(mailbox)
+        if self._handled is not None:
+            self._handled.set()
+            self._handled = None
+
+    async def handled(self, mailboxes: Collection[Mailbox]) -> None:
+        """Return once all that is in *mailboxes* has been handled."""
+        while not self.busy.isdisjoint(mailboxes):
+            if self._handled is None:
+                self._handled = anyio.Event()
+            await self._handled.wait()
+
+
+class Mailbox:
+    """
+    The events that wait for one consumer.
+
+    While the consumer keeps up, nothing is dropped: remote senders wait for the credit that
+    unhandled events hold back, local ones for room. A consumer that leaves an event waiting for
+    longer than ``laggard_timeout`` holds up nobody any more; from then on, until it has caught
+    up, the oldest events beyond the bounds are dropped.
+
+    Attributes:
+        count: events waiting.
+        dropped: events dropped that the consumer has not been told of yet.
+        closed: whether :meth:`close` was called.
+    """
+
+    __slots__ = (
+        "_chunks",
+        "_current",
+        "_lagging",
+        "_room",
+        "_shared",
+        "_size",
+        "_wake",
+        "closed",
+        "count",
+        "dropped",
+    )
+
+    def __init__(self, shared: Mailboxes, wake: Callable[[], None]) -> None:
+        self._shared = shared
+        self._wake = wake  # called when the first event comes into the empty mailbox
+        self._chunks: deque[Chunk] | None = None
+        self._current: Chunk | None = None
+        self._size = 0
+        self._lagging = False
+        self._room: anyio.Event | None = None
+        self.count = 0
+        self.dropped = 0
+        self.closed = False
+
+    def put(self, events: list[Event], size: int, ticket: Ticket | None) -> None:
+        """Add *events* of *size* bytes; never refuses and never waits."""
+        self._append(Chunk(events, size, ticket, self._shared.now))
+        if self._lagging:
+            self._drop_oldest()
+
+    def full(self) -> bool:
+        """Return whether a local sender should wait for room before it adds anything."""
+        options = self._shared.options
+        return (self.count >= options.mailbox_events or self._size >= options.mailbox_size) and not self._lagging
+
+    def add(self, event: Event, size: int) -> None:
+        """Add one event of this node; never refuses and never waits."""
+        last = self._chunks[-1] if self._chunks else None
+        if last is not None and last.ticket is None and len(last.events) < LOCAL_CHUNK:
+            last.events.append(event)
+            last.size += size
+            self.count += 1
+            self._size += size
+        else:
+            self._append(Chunk([event], size, None, self._shared.now))
+        if self._lagging:
+            self._drop_oldest()
+
+    async def room(self) -> None:
+        """Wait until the consumer has taken something, or is not waited for any more."""
+        if self._room is None:
+            self._room = anyio.Event()
+        await self._room.wait()
+
+    def next(self) -> Event | None:
+        """
+        Return the next event, or ``None`` if there is none now.
+
+        To ask for the next is to say that the one before has been handled. In the place of events
+        that were dropped comes one whose data is a :class:`Dropped`.
+        """
+        chunk = self._current
+        if chunk is None or chunk.taken == len(chunk.events):
+            if chunk is not None:
+                chunk.settle()
+                self._current = None
+            if self.dropped:
+                lost, self.dropped = Dropped(self.dropped), 0
+                return loss_event(lost)
+            if not self._chunks:
+                self._lagging = False
+                self._shared.rest(self)
+                return None
+            chunk = self._current = self._chunks.popleft()
+            self.count -= len(chunk.events)
+            self._size -= chunk.size
+            self._let_in()
+        event = chunk.events[chunk.taken]
+        chunk.taken += 1
+        return event
+
+    def stop_holding_up(self, before: float) -> None:
+        """Give back the credit of all events if the oldest came before that time."""
+        waiting = ([self._current] if self._current else []) + list(self._chunks or ())
+        if waiting and waiting[0].since < before:
+            self._lagging = True
+            for chunk in waiting:
+                chunk.settle()
+            self._drop_oldest()
+            self._let_in()
+
+    def close(self) -> list[tuple[Event, str | None]]:
+        """Take nothing in any more; return each event that was not handed out and the node that sent it, if another."""
+        self.closed = True
+        chunks = ([self._current] if self._current else []) + list(self._chunks or ())
+        left = [
+            (event, chunk.sender) for chunk in chunks for event in chunk.events[chunk.taken :] if event.type != LOSS
+        ]
+        for chunk in chunks:
+            chunk.settle()
+        self._chunks = self._current = None
+        self.count = self._size = 0
+        self._shared.rest(self)
+        self._let_in()
+        self._wake()
+        return left
+
+    def _append(self, chunk: Chunk) -> None:
+        if self._chunks is None:  # most of many clients are idle: they get no deque
+            self._chunks = deque()
+        self._chunks.append(chunk)
+        self.count += len(chunk.events)
+        self._size += chunk.size
+        if len(self._chunks) == 1:
+            self._shared.busy.add(self)
+            self._wake()
+
+    def _drop_oldest(self) -> None:
+        options = self._shared.options
+        before = self.count
+        while self._chunks and (self.count > options.mailbox_events or self._size > options.mailbox_size):
+            oldest = self._chunks[0]
+            oldest.settle()
+            lost, share = oldest.events, oldest.size
+            excess = self.count - options.mailbox_events
+            if 0 < excess < len(oldest.events) and self._size <= options.mailbox_size:
+                lost = oldest.events[:excess]
+                share = oldest.size * excess // len(oldest.events)
+                del oldest.events[:excess]
+                oldest.size -= share
+            else:
+                self._chunks.popleft()
+            self.count -= len(lost)
+            self._size -= share
+            self._shared.on_dropped(lost, oldest.sender)
+        self.dropped += before - self.count
+        self._shared.dropped += before - self.count
+
+    def _let_in(self) -> None:
+        if self._room is not None:
+            self._room.set()
+            self._room = None

@@ -1,0 +1,474 @@
+"""This node on the bus: the layers put together, and their life."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from time import monotonic
+from typing import Any, Final, TypeAlias
+
+import anyio
+import msgspec
+from anyio.abc import TaskGroup
+
+from eventbus_core.delivery import NODE_UNREACHABLE, Delivery
+from eventbus_core.errors import (
+    BusClosed,
+    ClientTakenOver,
+    ConfigurationError,
+    EventBusError,
+    EventTooLarge,
+    RequestTimeout,
+    TransportUnavailable,
+)
+from eventbus_core.event import Event, check_headers, encode_data
+from eventbus_core.exchange import Exchange
+from eventbus_core.handlers import Handler, HandlerContext
+from eventbus_core.hooks import Hook, HookRunner
+from eventbus_core.losses import Dropped, Gap, Undeliverable
+from eventbus_core.mailbox import Mailboxes
+from eventbus_core.names import EVERYONE, check_address, check_topic, topic_address
+from eventbus_core.options import BusOptions
+from eventbus_core.outbox import Outbox
+from eventbus_core.ownership import Holding, Ownership
+from eventbus_core.requests import Requests
+from eventbus_core.routing import MAILBOX_FULL, Router, Wait
+from eventbus_core.sessions import Sessions
+from eventbus_core.stats import Stats
+from eventbus_core.subscriptions import Subscriptions
+from eventbus_core.transport import ALL_NODES, Partition, Transport, node_partition
+from eventbus_core.waits import Waits, not_open
+from eventbus_core.wire import LARGEST_ENVELOPE
+
+logger = logging.getLogger("eventbus")
+
+TICK: Final = 0.05
+LEAVE_TIMEOUT: Final = 2.0
+SETTLE_TIMEOUT: Final = 0.5
+
+
+Headers: TypeAlias = Mapping[str, str]
+Service: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
+
+
+class LocalNode:
+    """
+    One node: made by :func:`connect`, open within :meth:`life`; what :class:`Bus` and :class:`Client` stand on.
+
+    Attributes:
+        id: of the node.
+        handlers: the functions that applications registered here.
+        waits: what applications wait for.
+        on_error, on_undeliverable, on_gap, on_dropped, on_lease_lost: see :class:`Bus`.
+    """
+
+    def __init__(self, transport: Transport, options: BusOptions) -> None:
+        if transport.directory is None:
+            raise ConfigurationError(f"the backend of {transport.uri} has no directory; it cannot carry a bus yet")
+        largest = transport.capabilities.max_frame_size - LARGEST_ENVELOPE
+        if options.max_event_size > largest:
+            raise ConfigurationError(
+                f"max_event_size is {options.max_event_size:,}; frames of {transport.uri} hold events of at most "
+                f"{largest:,} bytes"
+            )
+        self.id = transport.node
+        self.options = options
+        self.transport = transport
+        self.directory = transport.directory
+        self._hooks = HookRunner()
+        self.on_error: Hook[Event, Exception] = Hook("on_error", self._hooks)
+        self.on_undeliverable: Hook[Undeliverable] = Hook("on_undeliverable", self._hooks)
+        self.on_gap: Hook[Gap] = Hook("on_gap", self._hooks)
+        self.on_dropped: Hook[str, Dropped] = Hook("on_dropped", self._hooks)
+        self.on_lease_lost: Hook[[]] = Hook("on_lease_lost", self._hooks)
+        self.waits = Waits()
+        self.mailboxes = Mailboxes(options, monotonic(), self._dropped)
+        self.handler_context = HandlerContext(self.mailboxes, self._start, self._handler_failed, self.lost)
+        self.handlers: dict[Handler, None] = {}
+        self.requests = Requests(options.max_requests)
+        self.ownership = Ownership(
+            self.directory, options, self.id, lambda holding: self._exchange.took_over(holding), self.end
+        )
+        self._sessions = Sessions(options, self.id, 0, ordered=transport.capabilities.ordered)
+        self._sessions.on_answer = self._answered
+        self.subscriptions = Subscriptions(transport, options.lanes, self._arrived, self._sessions.left)
+        self._outbox = Outbox(
+            options, self._sessions, transport, self._has_joined, lambda queue: self._delivery.suspect(queue)
+        )
+        self.router = Router(
+            options,
+            self.id,
+            self._outbox,
+            self.ownership,
+            self.subscriptions,
+            self.directory,
+            self.waits,
+            lambda event: self._exchange.take(event),
+        )
+        self._exchange = Exchange(self.router, self.ownership, self.requests, self.end, self.on_undeliverable.emit)
+        self._delivery = Delivery(self.router, self._sessions, transport, self.on_gap.emit)
+        self._handler_failures = 0
+        self._answer = anyio.Event()
+        self._tasks: TaskGroup | None = None
+        self._early: list[Service] = []
+        self._open = self._crashed = False
+
+    @asynccontextmanager
+    async def life(self) -> AsyncIterator[None]:
+        """
+        Be on the bus within; when it is entered, events of other nodes arrive.
+
+        At its end nothing more is accepted, what was accepted is handled, for at most ``close_timeout``
+        and not if the body raised, and clients are released. What a task of the bus raises ends the
+        body, and is raised in its place.
+
+        Raises:
+            NodeAlreadyPresent, NamespaceMismatch, ConfigurationError, TransportUnavailable: nothing is left open.
+        """
+        failure: BaseException | None = None
+        with _single_exception():
+            async with self.transport:
+                await self.transport.join([node_partition(self.id), ALL_NODES])
+                try:
+                    await self._enter()
+                    async with anyio.create_task_group() as group, self._served(group):
+                        await self._arrived([node_partition(self.id), ALL_NODES])
+                        await self.subscriptions.lanes.joined()
+                        self._open = True
+                        logger.info("node %s is on the bus at %s", self.id, self.transport.uri)
+                        try:
+                            yield
+                        except anyio.get_cancelled_exc_class():
+                            raise  # perhaps by our own task group, which then has the reason
+                        except BaseException as error:
+                            failure = error
+                        else:
+                            await self._drain()
+                finally:
+                    await self._leave()
+        if failure is not None:
+            raise failure
+
+    @asynccontextmanager
+    async def _served(self, group: TaskGroup) -> AsyncIterator[None]:
+        """Run the tasks of the bus within; a cancellation from outside reaches them only once all is wound up."""
+        scope = anyio.CancelScope(shield=True)
+
+        async def serve() -> None:
+            try:
+                with scope:
+                    async with anyio.create_task_group() as self._tasks:
+                        for task in self._services():
+                            self._tasks.start_soon(task)
+            except BaseException:
+                self._crashed = True
+                raise
+
+        group.start_soon(serve)
+        try:
+            yield
+        finally:
+            self._open = False
+            self.waits.end()
+            with anyio.move_on_after(LEAVE_TIMEOUT, shield=True):
+                if not self._crashed:
+                    await self._wind_up()
+            scope.cancel()
+
+    async def _enter(self) -> None:
+        await self.ownership.enter()
+        # Sessions and event ids keep the first incarnation when the node has to enter again:
+        # what was sent before it lost its lease can still be repaired.
+        self._sessions.incarnation = self.ownership.incarnation
+        self.router.begin(self.ownership.incarnation)
+
+    async def _drain(self) -> None:
+        """Let what was accepted be handled."""
+        self._open = False
+        mailboxes = [handler.mailbox for handler in self.handlers]
+        with anyio.move_on_after(self.options.close_timeout) as scope:
+            await self._outbox.flush()
+            await self.mailboxes.handled(mailboxes)
+        if scope.cancelled_caught:
+            busy = len(self.mailboxes.busy.intersection(mailboxes))
+            left = self._outbox.unpublished()
+            logger.warning("node %s closes with %d events unpublished and %d handlers busy", self.id, left, busy)
+
+    async def _wind_up(self) -> None:
+        """Give up what this node holds, see off or report every event that it has taken in, and take in no more."""
+        for holding in list(self.ownership.clients.values()):
+            self.end(holding, BusClosed("the bus is closed"))
+        await self._leave()
+        await self._delivery.settled()
+        self._sessions.close()
+        for handler in list(self.handlers):
+            for event, sender in self._take_off(handler):
+                if event.target == self.router.address:
+                    self.router.report(event, event.origin or sender or self.id, NODE_UNREACHABLE)
+        await self._delivery.settled()
+        await self._outbox.settled()
+        await self._hooks.settled()
+        await self._outbox.flush()
+
+    async def _leave(self) -> None:
+        with anyio.move_on_after(LEAVE_TIMEOUT, shield=True):
+            try:
+                await self.ownership.leave()
+            except TransportUnavailable as error:
+                logger.warning("node %s could not leave, its lease will end: %s", self.id, error)
+
+    async def joined(self, pattern: str | None = None) -> None:
+        """Return once what matches *pattern*, or every pattern so far, arrives from other nodes."""
+        self.check_open()
+        with self.waits.within(None):
+            if pattern is None:
+                await self.subscriptions.lanes.joined()
+            else:
+                await self.subscriptions.joined(pattern)
+
+    async def _arrived(self, partitions: Sequence[Partition]) -> None:
+        """Find out where the sessions to *partitions*, which we have just joined, are."""
+        nodes = await self.directory.nodes()
+        for partition in partitions:
+            self._sessions.joined(partition, nodes)
+        with anyio.move_on_after(SETTLE_TIMEOUT):  # a node that hangs does not answer
+            while not all(map(self._sessions.settled, partitions)):
+                self._answer = anyio.Event()
+                await self._answer.wait()
+
+    def _answered(self) -> None:
+        self._answer.set()
+
+    def _has_joined(self, partition: Partition) -> bool:
+        return partition == ALL_NODES or partition in self.subscriptions.lanes.accepted
+
+    def send(self, source: str, target: str, type: str, data: object, headers: Headers | None) -> Wait:
+        """Send to a client or a node, in the name of *source*."""
+        return self.router.send(*self._event(source, target, check_topic(type), data, headers))
+
+    def publish(self, source: str, topic: str, data: object, headers: Headers | None) -> Wait:
+        """Publish to a topic, in the name of *source*."""
+        address = topic_address(check_topic(topic))
+        return self.router.publish(topic, *self._event(source, address, topic, data, headers))
+
+    def broadcast(self, source: str, type: str, data: object, headers: Headers | None, *, include_self: bool) -> Wait:
+        """Send to every node, in the name of *source*."""
+        event, size = self._event(source, EVERYONE, check_topic(type), data, headers)
+        return self.router.broadcast(event, size, include_self=include_self)
+
+    def emit(self, type: str, data: object, headers: Headers | None) -> Wait:
+        """Hand to the handlers of this node alone."""
+        address = self.router.address
+        return self.router.emit(*self._event(address, address, check_topic(type), data, headers))
+
+    async def request(
+        self,
+        source: str,
+        target: str,
+        type: str,
+        data: object,
+        timeout: float,
+        headers: Headers | None,
+    ) -> Event:
+        """Send a request in the name of *source*, and return its answer."""
+        event, size = self._event(source, target, check_topic(type), data, headers, reply_to=self.router.address)
+        pending = self.requests.open(event.id)
+        try:
+            with self.waits.within(timeout, lambda: RequestTimeout(f"the answer of {target!r} to {type!r}", timeout)):
+                wait = self.router.send(event, size)
+                if wait is not None:
+                    await wait
+                return await pending.wait()
+        finally:
+            self.requests.close(event.id)
+
+    def reply(self, source: str, request: Event, data: object, headers: Headers | None) -> Wait:
+        """Answer *request*, in the name of *source*."""
+        if request.reply_to is None:
+            raise EventBusError(f"{request!r} is no request: its sender waits for no answer; use send")
+        event, size = self._event(source, request.reply_to, request.type, data, headers, answers=request.id)
+        return self.router.send(event, size)
+
+    async def claim(self, holding: Holding, *, takeover: bool) -> None:
+        """Claim the client of *holding*, and have its handle elsewhere end."""
+        self.check_open()
+        await self.ownership.claim(holding, takeover=takeover)
+        try:
+            await self._exchange.handed_over(holding)
+        except BaseException:
+            self.ownership.give_up(holding)
+            raise
+
+    async def release(self, holding: Holding) -> None:
+        """Release the client of *holding*; what it did not handle goes after it, or is reported to its sender."""
+        held = holding.ended is None
+        self.ownership.drop(holding)
+        self.end(holding, BusClosed(f"the handle of client {holding.name!r} is closed"))
+        if held and self._open:
+            await self.ownership.release(holding)
+
+    def end(self, holding: Holding, reason: EventBusError) -> None:
+        """End *holding* for *reason*; does nothing on successive calls."""
+        if holding.ended is None:
+            holding.end(reason)
+            for pattern in holding.patterns or ():
+                self.subscriptions.unsubscribe(pattern, holding.mailbox)
+            for event, sender in holding.mailbox.close():
+                if event.target == holding.name:
+                    self._delivery.stray(event, sender)
+
+    def add_handler(self, handler: Handler) -> None:
+        """Let *handler* have the events that match its name."""
+        self.handlers[handler] = None
+        self.subscriptions.add_handler(handler.name, handler.mailbox, local=handler.local)
+
+    def remove_handler(self, handler: Handler) -> None:
+        """Undo :meth:`add_handler`, whatever waits in its mailbox; does nothing on successive calls."""
+        if handler in self.handlers:
+            self._take_off(handler)
+
+    async def flush(self) -> None:
+        """Wait until the broker has taken all that was accepted before."""
+        self.check_open()
+        with self.waits.within(None):
+            await self._outbox.flush()
+
+    def stats(self) -> Stats:
+        """Return the counters as they are now."""
+        sessions, outbox, delivery = self._sessions, self._outbox, self._delivery
+        return Stats(
+            node=self.id,
+            incarnation=self.ownership.incarnation,
+            clients=len(self.ownership.clients),
+            accepted=self.router.accepted,
+            local=self.router.local,
+            sent_events=outbox.events,
+            sent_frames=outbox.frames,
+            received_events=delivery.events,
+            received_frames=delivery.frames,
+            forwarded=delivery.forwarded,
+            undeliverable=self.router.undeliverable.total(),
+            duplicates=sessions.duplicates,
+            repaired=sessions.repaired,
+            missed=sessions.missed,
+            dropped=self.mailboxes.dropped,
+            stale=sessions.stale,
+            refused=dict(delivery.refused),
+            handler_failures=self._handler_failures,
+            write_failures=outbox.failures,
+            waits=outbox.waits,
+            waiting_events=outbox.unpublished(),
+            pending_requests=len(self.requests),
+        )
+
+    def _event(
+        self,
+        source: str,
+        target: str,
+        type: str,
+        data: object,
+        headers: Headers | None,
+        reply_to: str | None = None,
+        answers: str | None = None,
+    ) -> tuple[Event, int]:
+        """Return a new event and the size of its data; it is encoded now, so that later changes do not reach it."""
+        if not self._open:
+            raise not_open()
+        if target.__class__ is not str:
+            check_address(target)
+        router = self.router
+        limit = self.options.max_event_size
+        raw = encode_data(data, limit)
+        text, size = None, len(raw)
+        if headers is not None:
+            text, extra = check_headers(headers)
+            size += extra
+            if size > limit:
+                raise EventTooLarge(size, limit)
+        return Event(
+            type,
+            source,
+            target,
+            router.next_id(),
+            msgspec.Raw(raw),
+            text,
+            router.epoch(target),
+            0,
+            None,
+            reply_to,
+            answers,
+        ), size
+
+    def check_open(self) -> None:
+        """Raise :class:`BusClosed` outside of :meth:`life`."""
+        if not self._open:
+            raise not_open()
+
+    def lost(self, name: str, loss: object) -> None:
+        """Tell the application of what the client or handler *name* has just learnt that it lost."""
+        if isinstance(loss, Dropped):  # of gaps everybody is told at once
+            self.on_dropped.emit(name, loss)
+
+    def _services(self) -> list[Service]:
+        return [
+            self._delivery.run,
+            self._delivery.run_errands,
+            self._outbox.run,
+            self._hooks.run,
+            self.subscriptions.lanes.run,
+            self._tick,
+            self._keep_lease,
+            *self.ownership.runners(),
+            *self._early,
+        ]
+
+    async def _tick(self) -> None:
+        """Do what is due, in every layer."""
+        while True:
+            await anyio.sleep(TICK)
+            now = monotonic()
+            self.mailboxes.tend(now)
+            self._delivery.tend(now)
+            self._outbox.tend(now)
+
+    async def _keep_lease(self) -> None:
+        async for taken in self.ownership.keep_lease():
+            for holding, owner in taken:
+                self.end(holding, ClientTakenOver(holding.name, owner.node))
+            self.on_lease_lost.emit()
+
+    def _start(self, task: Service) -> None:
+        if self._tasks is None:
+            self._early.append(task)
+        else:
+            self._tasks.start_soon(task)
+
+    def _take_off(self, handler: Handler) -> list[tuple[Event, str | None]]:
+        """Let *handler* have no more, and return what it had not taken."""
+        del self.handlers[handler]
+        self.subscriptions.remove_handler(handler.name, handler.mailbox, local=handler.local)
+        return handler.mailbox.close()
+
+    def _handler_failed(self, event: Event, error: Exception) -> None:
+        self._handler_failures += 1
+        self.on_error.emit(event, error)
+        self._exchange.fail(event, f"its handler raised {type(error).__name__}")
+
+    def _dropped(self, events: list[Event], sender: str | None) -> None:
+        """Report those of *events*, dropped from a full mailbox, that were for one receiver alone."""
+        for event in events:
+            if event.target[:1] not in "@#*":
+                self.router.report(event, event.origin or sender or self.id, MAILBOX_FULL)
+
+
+@contextmanager
+def _single_exception() -> Iterator[None]:
+    """Raise what the task groups within raised: if it is one exception, that one."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+            error = error.exceptions[0]
+        raise error from None

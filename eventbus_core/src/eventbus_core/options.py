@@ -1,0 +1,94 @@
+"""Options as attrs classes: filled from a URI's query and from keywords, converted and checked by their fields."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar, get_type_hints
+
+import attrs
+import msgspec
+
+from eventbus_core.errors import EventBusError, OptionError
+from eventbus_core.names import check_identifier
+
+T = TypeVar("T")
+KIB = 1024
+MIB = 1024 * KIB
+
+
+def option(default: Any, help: str, *, least: float | None = None, most: float | None = None, **extra: Any) -> Any:
+    """Return an attrs field for an option: its default, one sentence for the docs, and its bounds."""
+    return attrs.field(default=default, kw_only=True, metadata={"help": help, "least": least, "most": most}, **extra)
+
+
+@attrs.frozen
+class BusOptions:
+    """The options of a bus, whatever its backend. Sizes are in bytes, times in seconds."""
+
+    node: str | None = option(None, "id of this node; made up if not given")
+    namespace: str = option("default", "buses of one namespace see each other, others never")
+    lanes: int = option(64, "topic lanes of the namespace, the same on every node", least=1, most=65_536)
+    lease: float = option(10.0, "a node not heard of for so long is dead, its clients free", least=0.1, most=86_400)
+    max_event_size: int = option(MIB, "largest event that may be sent", least=64)
+    frame_size: int = option(128 * KIB, "a frame is closed once its events reach this size", least=KIB)
+    outbox_size: int = option(MIB, "events waiting for the broker, per partition, before senders wait", least=KIB)
+    receive_budget: int = option(8 * MIB, "unhandled events that all remote senders together may have here", least=KIB)
+    resend_size: int = option(32 * MIB, "frames kept to be sent again to who missed them, all sessions", least=0)
+    resend_age: float = option(60.0, "how long frames are kept to be sent again", least=0.0)
+    hold_back_size: int = option(4 * MIB, "frames held per session until a missing one came", least=KIB)
+    mailbox_events: int = option(10_000, "events that a lagging client or handler may keep waiting", least=1)
+    mailbox_size: int = option(8 * MIB, "bytes that a lagging client or handler may keep waiting", least=KIB)
+    laggard_timeout: float = option(2.0, "how long a slow receiver may hold up its senders", least=0.01)
+    send_timeout: float = option(30.0, "how long a send may wait for room before it raises", least=0.01)
+    close_timeout: float = option(5.0, "how long closing waits for what was accepted to be handled", least=0.0)
+    owner_cache: int = option(100_000, "owners of remote clients that are remembered", least=1)
+    max_requests: int = option(100_000, "requests that may wait for their answers at a time", least=1)
+
+    def __attrs_post_init__(self) -> None:
+        check_identifier("namespace", self.namespace)
+        if self.node is not None:
+            check_identifier("node", self.node)
+
+
+def option_names(options: type[Any]) -> frozenset[str]:
+    """Return the names that the attrs class *options* takes."""
+    return frozenset(field.name for field in attrs.fields(options))
+
+
+def parse_options(options: Callable[..., T], values: Mapping[str, object]) -> T:
+    """
+    Return an object of the attrs class *options* made of *values*; text is converted to each field's type.
+
+    Raises:
+        OptionError: a name is unknown, or a value is not of its type or out of its bounds.
+    """
+    fields = attrs.fields_dict(options)  # type: ignore[arg-type]
+    hints = get_type_hints(options)
+    for name in values:
+        if name not in fields:
+            raise OptionError.unknown(name, fields)
+    converted = {name: _convert(fields[name], hints[name], value) for name, value in values.items()}
+    try:
+        return options(**converted)
+    except EventBusError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise OptionError(str(error)) from error
+
+
+def _convert(field: attrs.Attribute[Any], kind: Any, value: object) -> object:
+    least, most = field.metadata.get("least"), field.metadata.get("most")
+    expected = getattr(kind, "__name__", str(kind))
+    if least is not None:
+        expected += f" of at least {least:g}" + ("" if most is None else f" and at most {most:g}")
+    try:
+        result = msgspec.convert(value, kind, strict=not isinstance(value, str))
+    except msgspec.ValidationError as error:
+        raise OptionError.bad_value(field.name, _shown(field, value), expected) from error
+    if least is not None and not least <= result <= (most if most is not None else float("inf")):
+        raise OptionError.bad_value(field.name, _shown(field, value), expected)
+    return result
+
+
+def _shown(field: attrs.Attribute[Any], value: object) -> object:
+    return value if field.repr else "***"

@@ -1,0 +1,308 @@
+"""
+The outbox: what was accepted and waits for the transport.
+
+Events gather per partition while a write is under way; the next write takes all that has
+gathered, many events to a frame and all partitions in one call ("as soon as the last write
+is done", no timer). So an idle bus sends at once, and a busy one in large frames.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable, Iterator, Sequence
+from time import monotonic
+from typing import Final
+
+import anyio
+
+from eventbus_core.errors import TransportUnavailable
+from eventbus_core.event import Event, decode_event
+from eventbus_core.options import BusOptions
+from eventbus_core.session import Outgoing
+from eventbus_core.sessions import Sessions
+from eventbus_core.transport import Frame, Partition, Transport, node_partition
+from eventbus_core.wire import Note, unpack, unpack_events
+
+logger = logging.getLogger("eventbus")
+
+WRITE_SIZE: Final = 1024 * 1024
+FIRST_PAUSE: Final = 0.05
+LONGEST_PAUSE: Final = 2.0
+SUSPECT_EVERY: Final = 1.0
+
+
+class Queue:
+    """
+    The events that wait for one partition.
+
+    Attributes:
+        session: our side of the session to that partition.
+        node: the node whose own partition it is, if it is one's.
+        events: encoded, in the order in which they were accepted.
+        size: their bytes.
+        accepted, published: how many events came in and went out so far.
+        over: whether its node is gone, and another queue has taken over what was in it.
+    """
+
+    __slots__ = ("accepted", "events", "node", "over", "published", "queued", "room", "session", "size")
+
+    def __init__(self, session: Outgoing, node: str | None) -> None:
+        self.session = session
+        self.node = node
+        self.events: list[bytes] = []
+        self.size = 0
+        self.accepted = 0
+        self.published = 0
+        self.queued = self.over = False
+        self.room: anyio.Event | None = None
+
+    def cut(self, limit: int) -> tuple[list[bytes], int]:
+        """Take events off the front until they have *limit* bytes, at least one; return them and their size."""
+        if self.size <= limit:
+            events, size = self.events, self.size
+            self.events, self.size = [], 0
+            return events, size
+        size = number = 0
+        for event in self.events:
+            if size and size + len(event) > limit:
+                break
+            size += len(event)
+            number += 1
+        events = self.events[:number]
+        del self.events[:number]
+        self.size -= size
+        return events, size
+
+    def put_back(self, events: list[bytes]) -> None:
+        """Put *events* that were cut off to the front again."""
+        self.events[:0] = events
+        self.size += sum(map(len, events))
+        self.published -= len(events)
+
+    def drain(self) -> list[bytes]:
+        """Take all events off, since they will not go this way."""
+        events, self.events, self.size = self.events, [], 0
+        self.published += len(events)
+        return events
+
+
+class Outbox:
+    """
+    Queues per partition, and the one writer that empties them.
+
+    Attributes:
+        frames, events: published so far.
+        failures: writes that the transport failed and that were made again.
+        waits: how often a sender had to wait for room.
+    """
+
+    def __init__(
+        self,
+        options: BusOptions,
+        sessions: Sessions,
+        transport: Transport,
+        joined: Callable[[Partition], bool],
+        unreached: Callable[[Queue], None],
+    ) -> None:
+        self.frames = self.events = self.failures = self.waits = 0
+        self._options = options
+        self._sessions = sessions
+        self._transport = transport
+        self._joined = joined
+        self._unreached = unreached
+        self._suspect_at = 0.0
+        self._writing = False
+        self._queues: dict[Partition, Queue] = {}
+        self._ready: list[Queue] = []
+        self._held_up: dict[Queue, None] = {}
+        self._probes: list[Frame] = []
+        self._wake = anyio.Event()
+        self._progress = anyio.Event()
+        self._limit = options.outbox_size
+        sessions.on_note = lambda: self._wake.set()
+
+    def queue(self, partition: Partition, node: str | None = None) -> Queue:
+        """Return the queue of *partition*, which is *node*'s own if one is named."""
+        queue = self._queues.get(partition)
+        if queue is None:
+            queue = self._queues[partition] = Queue(self._sessions.outgoing(partition, node), node)
+        return queue
+
+    def full(self, queue: Queue) -> bool:
+        """Return whether a sender should wait for room before it adds anything to *queue*."""
+        return queue.size >= self._limit
+
+    def add(self, queue: Queue, event: bytes) -> None:
+        """Accept an encoded *event*; never refuses and never waits."""
+        queue.events.append(event)
+        queue.size += len(event)
+        queue.accepted += 1
+        if not queue.queued:
+            queue.queued = True
+            self._ready.append(queue)
+            self._wake.set()
+
+    async def room(self, queue: Queue) -> None:
+        """Wait until the transport has taken something of *queue*."""
+        self.waits += 1
+        if queue.room is None:
+            queue.room = anyio.Event()
+        await queue.room.wait()
+
+    def abandon(self, session: Outgoing, first: int) -> tuple[list[Event], list[Event]]:
+        """
+        End *session* to a node that is gone, and its queue.
+
+        Returns the events that were sent from number *first* on, as far as they are kept, and those
+        that were not sent yet.
+        """
+        queue = self._queues.get(session.partition)
+        if queue is None or queue.session is not session:
+            return [], []
+        queue.over = True
+        del self._queues[session.partition]
+        self._sessions.retire(session)
+        self._held_up.pop(queue, None)
+        if queue.room is not None:
+            queue.room.set()
+        waiting = [decode_event(event) for event in queue.drain()]
+        self._advance()
+        return list(_kept_events(session, first)), waiting
+
+    def wake(self) -> None:
+        """Look again for something to write: notes, frames to be sent again, or new credit."""
+        if self._held_up:
+            for queue in self._held_up:
+                self._ready.append(queue)
+            self._held_up.clear()
+        self._wake.set()
+
+    def tend(self, now: float) -> None:
+        """Send the probes that are due, and look after nodes that do not answer."""
+        for queue in self._queues.values():
+            probe = queue.session.due(now, waiting=bool(queue.events), laggard_timeout=self._options.laggard_timeout)
+            if probe is not None:
+                self._probes.append(probe)
+        if now >= self._suspect_at:
+            self._suspect_at = now + SUSPECT_EVERY
+            for queue in self._queues.values():
+                if queue.node is not None and queue.session.silent(now):
+                    self._unreached(queue)
+        if self._probes or self._held_up:
+            self.wake()
+
+    async def settled(self) -> None:
+        """Wait until the broker has taken everything, also what nodes tell each other."""
+        while self._writing or self._ready or self._probes or self._sessions.notes or self._sessions.resend:
+            await self._progress.wait()
+
+    async def flush(self) -> None:
+        """Wait until the broker has taken all that was accepted before."""
+        waiting = [(queue, queue.accepted) for queue in self._queues.values()]
+        while any(queue.published < accepted for queue, accepted in waiting):
+            await self._progress.wait()
+
+    def unpublished(self) -> int:
+        """Return how many accepted events the broker has not taken yet."""
+        return sum(queue.accepted - queue.published for queue in self._queues.values())
+
+    async def run(self) -> None:
+        """Write for ever."""
+        while True:
+            frames, taken = self._take()
+            if not frames:
+                self._writing = False
+                self._advance()
+                self._wake = anyio.Event()
+                await self._wake.wait()
+                self._writing = True
+                continue
+            receivers = await self._publish(frames)
+            self.frames += len(frames)
+            for queue, events in taken:
+                queue.published += len(events)
+                self.events += len(events)
+            if receivers is not None:
+                self._count(taken, receivers)
+            self._advance()
+
+    def _advance(self) -> None:
+        self._progress.set()
+        self._progress = anyio.Event()
+
+    def _take(self) -> tuple[list[Frame], list[tuple[Queue, list[bytes]]]]:
+        """Return the frames of the next write, those with events first, and the events in those."""
+        now = monotonic()
+        frames: list[Frame] = []
+        taken: list[tuple[Queue, list[bytes]]] = []
+        notes, self._sessions.notes = self._sessions.notes, {}
+        ready, self._ready = self._ready, []
+        left = WRITE_SIZE
+        for queue in ready:
+            session = queue.session
+            while queue.events and left > 0:
+                room = session.room()
+                if room <= 0:
+                    self._held_up[queue] = None
+                    break
+                events, size = queue.cut(min(room, self._options.frame_size))
+                told = notes.pop(queue.node, []) if queue.node is not None else []
+                frames.append(session.pack(events, size, told, now))
+                taken.append((queue, events))
+                left -= size
+            if queue.events and queue not in self._held_up:
+                self._ready.append(queue)
+            queue.queued = bool(queue.events)
+            if queue.room is not None and queue.size < self._limit:
+                queue.room.set()
+                queue.room = None
+        frames.extend(self._unnumbered(notes, now))
+        return frames, taken
+
+    def _count(self, taken: list[tuple[Queue, list[bytes]]], receivers: Sequence[int]) -> None:
+        """Put back what went to nodes that are not listening: the last frames of a queue, if nobody got them."""
+        ends: dict[Queue, list[list[bytes]]] = {}
+        for (queue, events), count in zip(taken, receivers, strict=False):
+            if queue.node is None:
+                queue.session.heard(count - self._joined(queue.session.partition))
+            elif count == 0 and not queue.over:
+                ends.setdefault(queue, []).append(events)
+            elif queue in ends:
+                ends[queue].clear()
+        for queue, unheard in ends.items():
+            if unheard:
+                queue.session.take_back(len(unheard))
+                queue.put_back([event for events in unheard for event in events])
+                queue.queued = True
+                self._held_up[queue] = None
+                self._unreached(queue)
+
+    def _unnumbered(self, notes: dict[str, list[Note]], now: float) -> list[Frame]:
+        """Return the frames that carry no new events: notes that found no other way, probes, frames sent again."""
+        frames = [self.queue(node_partition(node), node).session.pack((), 0, told, now) for node, told in notes.items()]
+        frames += self._probes
+        frames += self._sessions.resend
+        self._probes = []
+        self._sessions.resend = []
+        return frames
+
+    async def _publish(self, frames: list[Frame]) -> Sequence[int] | None:
+        """Publish until it succeeds; what was in doubt goes again under its old numbers."""
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                return await self._transport.publish(frames)
+            except TransportUnavailable as error:
+                self.failures += 1
+                if pause == FIRST_PAUSE:
+                    logger.warning("the transport takes no frames, trying again: %s", error)
+                await anyio.sleep(pause * random.uniform(0.5, 1.0))
+                pause = min(2 * pause, LONGEST_PAUSE)
+
+
+def _kept_events(session: Outgoing, first: int) -> Iterator[Event]:
+    for kept in session.kept:
+        if kept.first + kept.events > first:
+            _, body = unpack(kept.data, len(kept.data))
+            yield from unpack_events(body)[max(0, first - kept.first) :]

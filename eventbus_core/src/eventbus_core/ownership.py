@@ -1,0 +1,204 @@
+"""What this node holds: its lease, its incarnation, and the clients that it has claimed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from typing import Any, Final
+
+import anyio
+
+from eventbus_core.batcher import Batcher
+from eventbus_core.errors import BusClosed, ClientAlreadyClaimed, ClientTakenOver, EventBusError, TransportUnavailable
+from eventbus_core.mailbox import Mailbox
+from eventbus_core.options import BusOptions
+from eventbus_core.transport import Claim, Directory, Owner, Terms
+from eventbus_core.wire import WIRE_VERSION
+
+logger = logging.getLogger("eventbus")
+
+RENEWALS_PER_LEASE: Final = 3
+
+
+class Holding:
+    """
+    A client that this node holds, or held.
+
+    Attributes:
+        name, epoch: of the claim.
+        mailbox: where its events go.
+        previous: who held it before us, if anyone.
+        handover: what the node that held it before is asked to confirm; see :class:`Exchange`.
+        patterns: that the client is subscribed to, with the number of calls that still wait for each, ``None`` if
+            it holds for good.
+        ended: why it is held no more; ``None`` while it is.
+    """
+
+    __slots__ = ("_on_end", "ended", "epoch", "handover", "mailbox", "name", "patterns", "previous")
+
+    def __init__(self, name: str, mailbox: Mailbox, on_end: Callable[[], None]) -> None:
+        self.name = name
+        self.mailbox = mailbox
+        self.epoch = 0
+        self.previous: Owner | None = None
+        self.handover = ""
+        self.ended: EventBusError | None = None
+        self.patterns: dict[str, int | None] | None = None
+        self._on_end = on_end
+
+    def end(self, reason: EventBusError) -> None:
+        """Hold it no more, and let its handle say *reason*."""
+        if self.ended is None:
+            self.ended = reason
+            self._on_end()
+
+    @property
+    def claim(self) -> Claim:
+        """The claim that the directory granted."""
+        return Claim(self.name, self.epoch)
+
+
+class Ownership:
+    """
+    The clients that this node holds by the directory's word, and the lease that keeps them.
+
+    Attributes:
+        clients: by name; what routing looks up.
+        incarnation: of this node.
+    """
+
+    def __init__(
+        self,
+        directory: Directory,
+        options: BusOptions,
+        node: str,
+        took_over: Callable[[Holding], None],
+        end: Callable[[Holding, EventBusError], None],
+    ) -> None:
+        self.clients: dict[str, Holding] = {}
+        self.incarnation = 0
+        self._directory = directory
+        self._options = options
+        self._node = node
+        self._took_over = took_over
+        self._end = end
+        self._owed: list[Claim] = []
+        self._claims = Batcher(self._claim_all, self._abandoned)
+        self._releases = Batcher(self._release_all)
+        self.lookups = Batcher(directory.locate)
+
+    async def enter(self) -> None:
+        """
+        Enter the namespace.
+
+        Raises:
+            NodeAlreadyPresent, NamespaceMismatch, TransportUnavailable: see :meth:`Directory.enter`.
+        """
+        terms = Terms(WIRE_VERSION, self._options.lanes)
+        with anyio.CancelScope(shield=True):  # half an entry would keep our id from us until its lease ends
+            self.incarnation = await self._directory.enter(self._node, self._options.lease, terms)
+
+    async def claim(self, holding: Holding, *, takeover: bool) -> None:
+        """
+        Claim the client of *holding*; once this returns, events for it come here.
+
+        Raises:
+            ClientAlreadyClaimed: another holds it, and *takeover* is false.
+        """
+        refused = await self._claims.ask((holding, takeover))
+        if refused is not None:
+            raise ClientAlreadyClaimed(holding.name, refused.node)
+
+    def drop(self, holding: Holding) -> None:
+        """Hold *holding* no more, without a word to the directory."""
+        if self.clients.get(holding.name) is holding:
+            del self.clients[holding.name]
+
+    async def release(self, holding: Holding) -> None:
+        """Release the client, if it is still ours by this claim; without the directory, as soon as it is back."""
+        self.drop(holding)
+        await self._releases.ask(holding.claim)
+
+    def give_up(self, holding: Holding) -> None:
+        """Release a client whose claim was cancelled when it had been granted already."""
+        self.drop(holding)
+        self._end(holding, BusClosed(f"the claim of client {holding.name!r} was cancelled"))
+        self._releases.tell(holding.claim)
+
+    async def settled(self) -> None:
+        """Return once no claim that this node has begun is on its way any more."""
+        await self._claims.settled()
+
+    async def leave(self) -> None:
+        """Release everything and leave the namespace."""
+        await self._directory.leave()
+
+    def runners(self) -> Iterator[Callable[[], Coroutine[Any, Any, None]]]:
+        """Yield the functions to be run as tasks while the node is on the bus."""
+        yield self._claims.run
+        yield self._releases.run
+        yield self.lookups.run
+
+    async def keep_lease(self) -> AsyncIterator[list[tuple[Holding, Owner]]]:
+        """
+        Renew the lease for ever.
+
+        Each time it was lost, enter again with a new incarnation, claim again what nobody took,
+        and yield what others took, with their present owners.
+        """
+        while True:
+            await anyio.sleep(self._options.lease / RENEWALS_PER_LEASE)
+            try:
+                if await self._directory.renew():
+                    owed, self._owed = self._owed, []
+                    if owed:
+                        await self._release_all(owed)
+                    continue
+                logger.warning("node %s lost its lease; entering again", self._node)
+                await self.enter()
+                self._owed.clear()  # the claims of the former incarnation have ended with its lease
+                held = list(self.clients.values())
+                owners = await self._claim_all([(holding, False) for holding in held])
+            except EventBusError as error:
+                logger.warning("node %s could not renew its lease: %s", self._node, error)
+                continue
+            taken = [(holding, owner) for holding, owner in zip(held, owners, strict=True) if owner is not None]
+            for holding, _ in taken:
+                self.drop(holding)
+            yield taken
+
+    async def _claim_all(self, wanted: Sequence[tuple[Holding, bool]]) -> Sequence[Owner | None]:
+        refused: list[Owner | None] = [None] * len(wanted)
+        for takeover in (True, False):
+            which = [(i, holding) for i, (holding, take) in enumerate(wanted) if take is takeover]
+            if not which:
+                continue
+            answers = await self._directory.claim([holding.name for _, holding in which], takeover)
+            for (index, holding), answer in zip(which, answers, strict=True):
+                if isinstance(answer, Claim):
+                    self._hold(holding, answer)
+                else:
+                    refused[index] = answer
+        return refused
+
+    def _hold(self, holding: Holding, claim: Claim) -> None:
+        before = self.clients.get(holding.name)
+        holding.epoch = claim.epoch
+        holding.previous = claim.previous
+        self.clients[holding.name] = holding
+        if before is not None and before is not holding:
+            self._end(before, ClientTakenOver(holding.name, self._node))
+        if claim.previous is not None and claim.previous.node != self._node:
+            self._took_over(holding)
+
+    def _abandoned(self, wanted: tuple[Holding, bool], refused: Owner | None) -> None:
+        if refused is None:
+            self.give_up(wanted[0])
+
+    async def _release_all(self, claims: Sequence[Claim]) -> Sequence[None]:
+        try:
+            await self._directory.release(claims)
+        except TransportUnavailable as error:
+            logger.warning("%d clients will be released later: %s", len(claims), error)
+            self._owed.extend(claims)
+        return [None] * len(claims)

@@ -1,0 +1,315 @@
+"""
+Where an event goes: a mailbox of this node, or the queue of the partition that leads to its receivers.
+
+The usual send finds its way with two dict look-ups and suspends nowhere.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Final, TypeAlias
+
+import attrs
+import msgspec
+from msgspec.structs import replace
+
+from eventbus_core.errors import ClientNotFound, TransportUnavailable
+from eventbus_core.event import Event, copy_event, encode_event
+from eventbus_core.losses import Undeliverable
+from eventbus_core.mailbox import Mailbox
+from eventbus_core.names import NODE_SIGN, RESERVED, check_address, check_client, node_address
+from eventbus_core.options import BusOptions
+from eventbus_core.outbox import Outbox, Queue
+from eventbus_core.ownership import Ownership
+from eventbus_core.subscriptions import Subscriptions
+from eventbus_core.topics import PatternIndex, lane_of
+from eventbus_core.transport import ALL_NODES, Directory, Owner, lane_partition, node_partition
+from eventbus_core.waits import Wait as Patience
+from eventbus_core.waits import Waits
+
+MOVED: Final = "$sys.moved"
+UNDELIVERABLE: Final = "$sys.undeliverable"
+NO_HANDLER: Final = "no handler"
+MAILBOX_FULL: Final = "mailbox full"
+
+Wait: TypeAlias = Coroutine[Any, Any, None] | None
+Indexes: TypeAlias = Sequence[PatternIndex[Mailbox]]
+
+
+@attrs.frozen
+class Moved:
+    """What a node tells another that still sends to a former owner: *owner* has the client now."""
+
+    client: str
+    owner: Owner
+
+
+class Route:
+    """The way to a remote address: the queue of its node, and the epoch by which that node holds it."""
+
+    __slots__ = ("epoch", "incarnation", "queue")
+
+    def __init__(self, queue: Queue, epoch: int, incarnation: int) -> None:
+        self.queue = queue
+        self.epoch = epoch
+        self.incarnation = incarnation
+
+
+class Router:
+    """
+    Sends events on their way.
+
+    Attributes:
+        options, node, outbox, ownership, subscriptions, directory, waits: what it was made of.
+        internal: takes an event for this node that no application handles; returns whether it did.
+        address: of this node.
+        remembered: the owners of remote clients, and remote nodes, as last heard of.
+        accepted, local: events taken from the application, and deliveries within this node.
+        undeliverable: events reported to their senders, by reason.
+    """
+
+    def __init__(
+        self,
+        options: BusOptions,
+        node: str,
+        outbox: Outbox,
+        ownership: Ownership,
+        subscriptions: Subscriptions,
+        directory: Directory,
+        waits: Waits,
+        internal: Callable[[Event], bool],
+    ) -> None:
+        self.internal = internal
+        self.address = node_address(node)
+        self.remembered: dict[str, Route] = {}
+        self.accepted = self.local = 0
+        self.undeliverable: Counter[str] = Counter()
+        self.waits = waits
+        self.options = options
+        self.node = node
+        self.outbox = outbox
+        self.ownership = ownership
+        self._clients = ownership.clients
+        self.subscriptions = subscriptions
+        self.directory = directory
+        self._lanes: dict[str, Queue] = {}
+        self._numbers = itertools.count(1)
+        self._prefix = ""
+
+    def begin(self, incarnation: int) -> None:
+        """Number events as those of this *incarnation*."""
+        self._prefix = f"{incarnation:x}-"
+
+    def next_id(self) -> str:
+        """Return an id that no other event of the namespace has."""
+        return f"{self._prefix}{next(self._numbers):x}"
+
+    def epoch(self, address: str) -> int:
+        """Return the epoch by which *address* is believed to be held elsewhere; 0 if nothing is known."""
+        route = self.remembered.get(address)
+        return 0 if route is None else route.epoch
+
+    # Sending is not `async`: nearly every event is accepted at once, and a coroutine for each
+    # would cost more than its routing. Only what has to wait is returned as something to await.
+
+    def send(self, event: Event, size: int) -> Wait:
+        """
+        Send to the client or node that is the event's target; what is returned raises.
+
+        Raises:
+            ClientNotFound: nobody owns the client, or the node is not on the bus.
+            TransportUnavailable: there was no room within ``send_timeout``.
+        """
+        target = event.target
+        holding = self._clients.get(target)
+        if holding is not None:
+            mailbox = holding.mailbox
+            if not mailbox.full():
+                self.accepted += 1
+                self.local += 1
+                mailbox.add(event, size)
+                return None
+        elif (route := self.remembered.get(target)) is not None and not self.outbox.full(route.queue):
+            self.accepted += 1
+            self.outbox.add(route.queue, encode_event(event))
+            return None
+        return self._send_slowly(event, size)
+
+    def emit(self, event: Event, size: int) -> Wait:
+        """Hand to this node's own handlers alone."""
+        return self._spread(event, size, None, (self.subscriptions.handlers, self.subscriptions.locals))
+
+    def publish(self, topic: str, event: Event, size: int) -> Wait:
+        """
+        Send to every subscriber of *topic*; what is returned raises.
+
+        Raises:
+            TransportUnavailable: there was no room within ``send_timeout``; nobody gets the event.
+        """
+        queue = self._lanes.get(topic) or self._lane(topic)
+        return self._spread(event, size, queue, (self.subscriptions.topics, self.subscriptions.locals))
+
+    def broadcast(self, event: Event, size: int, *, include_self: bool) -> Wait:
+        """
+        Send to every node; what is returned raises.
+
+        Raises:
+            TransportUnavailable: there was no room within ``send_timeout``; nobody gets the event.
+        """
+        here = (self.subscriptions.handlers, self.subscriptions.locals) if include_self else ()
+        return self._spread(event, size, self.outbox.queue(ALL_NODES), here)
+
+    async def locate(self, client: str) -> Owner | None:
+        """Return the owner of *client* as the directory knows it now."""
+        return await self.ownership.lookups.ask(check_client(client))
+
+    def tell_node(self, node: str, type: str, data: object) -> None:
+        """Send one of the bus' own events to another node; never waits."""
+        self.forward(node, self.own_event(type, node, data))
+
+    def own_event(self, type: str, node: str, data: object) -> Event:
+        """Return one of the bus' own events, for *node*."""
+        raw = msgspec.Raw(msgspec.msgpack.encode(data))
+        return Event(type, self.address, node_address(node), self.next_id(), raw)
+
+    def forward(self, node: str, event: Event) -> None:
+        """Pass *event* on to *node*; never waits."""
+        self.outbox.add(self.outbox.queue(node_partition(node), node), encode_event(event))
+
+    def report(self, event: Event, origin: str, reason: str) -> None:
+        """Tell *origin*, the node that accepted *event*, that nobody will handle it."""
+        if event.type.startswith(RESERVED):
+            self.internal(self.own_event(UNDELIVERABLE, self.node, _fate(event, reason)))
+            return
+        self.undeliverable[reason] += 1
+        fate = self.own_event(UNDELIVERABLE, origin, _fate(event, reason))
+        if origin == self.node:
+            self.internal(fate)
+        else:
+            self.forward(origin, fate)
+
+    def remember(self, client: str, owner: Owner) -> Route:
+        """Let the next events for *client* go to *owner*, unless something newer is known."""
+        known = self.remembered.get(client)
+        if known is not None and known.epoch > owner.epoch:
+            return known
+        if len(self.remembered) >= self.options.owner_cache:
+            del self.remembered[next(iter(self.remembered))]
+        queue = self.outbox.queue(node_partition(owner.node), owner.node)
+        route = self.remembered[client] = Route(queue, owner.epoch, owner.incarnation)
+        return route
+
+    def forget(self, address: str) -> None:
+        """Look *address* up again before the next event goes there."""
+        self.remembered.pop(address, None)
+
+    def forget_node(self, node: str) -> None:
+        """Look up again whatever was thought to be at *node*."""
+        gone = [address for address, route in self.remembered.items() if route.queue.node == node]
+        for address in gone:
+            del self.remembered[address]
+
+    async def _find(self, target: str) -> None:
+        """Learn the way to *target* by the directory's word."""
+        owner = await (self._find_node(target[1:]) if target[:1] == NODE_SIGN else self.locate(target))
+        if owner is None:
+            raise ClientNotFound(target)
+        if owner.node != self.node:
+            self.remember(target, owner)
+            return
+        await self.ownership.settled()
+        if target not in self._clients:
+            raise ClientNotFound(target)
+
+    async def _find_node(self, node: str) -> Owner | None:
+        for known in await self.directory.nodes():
+            if known.id == node:
+                return Owner(node, known.incarnation, 0)
+        return None
+
+    def _lane(self, topic: str) -> Queue:
+        if len(self._lanes) >= self.options.owner_cache:
+            self._lanes.clear()
+        queue = self.outbox.queue(lane_partition(lane_of(topic, self.options.lanes)))
+        self._lanes[topic] = queue
+        return queue
+
+    async def _send_slowly(self, event: Event, size: int) -> None:
+        """Send what is for this node itself, or has to wait: for the directory's answer, or for room."""
+        wait: Wait
+        check_address(event.target)
+        if event.target == self.address:
+            wait = self._send_home(event, size)
+        else:
+            with self._patience(event.target):
+                while not await self._has_room(event.target):
+                    pass
+            wait = self.send(replace(event, epoch=self.epoch(event.target)), size)
+        if wait is not None:
+            await wait
+
+    def _send_home(self, event: Event, size: int) -> Wait:
+        if self.internal(event):
+            return None
+        if not self.subscriptions.handlers.match(event.type):
+            self.accepted += 1
+            self.report(event, self.node, NO_HANDLER)
+            return None
+        return self._spread(event, size, None, (self.subscriptions.handlers,))
+
+    async def _has_room(self, target: str) -> bool:
+        """Return whether *target* can take an event, or wait for what it lacks."""
+        if (holding := self._clients.get(target)) is not None:
+            if not holding.mailbox.full():
+                return True
+            await holding.mailbox.room()
+        elif (route := self.remembered.get(target)) is None:
+            await self._find(target)
+        elif self.outbox.full(route.queue):
+            await self.outbox.room(route.queue)
+        else:
+            return True
+        return False
+
+    def _spread(self, event: Event, size: int, queue: Queue | None, indexes: Indexes) -> Wait:
+        """Hand *event* to a queue and to all who match here, to each its own, once all of them have room."""
+        name = event.type
+        receivers = [mailbox for index in indexes for mailbox in index.match(name)]
+        for mailbox in receivers:
+            if mailbox.full():
+                return self._spread_later(mailbox.room(), event, size, queue, indexes)
+        if queue is not None:
+            if self.outbox.full(queue):
+                return self._spread_later(self.outbox.room(queue), event, size, queue, indexes)
+            self.outbox.add(queue, encode_event(event))
+        self.accepted += 1
+        self.local += len(receivers)
+        for mailbox in receivers:
+            mailbox.add(copy_event(event), size)
+        return None
+
+    async def _spread_later(
+        self, room: Coroutine[Any, Any, None], event: Event, size: int, queue: Queue | None, indexes: Indexes
+    ) -> None:
+        with self._patience(event.target):
+            await room
+        wait = self._spread(event, size, queue, indexes)
+        if wait is not None:
+            await wait
+
+    def _patience(self, target: str) -> Patience:
+        """Raise when what is done within takes longer than ``send_timeout``."""
+        timeout = self.options.send_timeout
+        return self.waits.within(
+            timeout,
+            lambda: TransportUnavailable(
+                f"no room for an event to {target!r} within {timeout:g} s: its receivers or the broker take nothing; "
+                f"the event was not accepted"
+            ),
+        )
+
+
+def _fate(event: Event, reason: str) -> Undeliverable:
+    return Undeliverable(event.id, event.type, event.source, event.target, reason)

@@ -1,0 +1,149 @@
+"""Who on this node receives what, and the lanes that the node therefore joins."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Final, TypeAlias
+
+import anyio
+
+from eventbus_core.errors import TransportUnavailable
+from eventbus_core.mailbox import Mailbox
+from eventbus_core.topics import PatternIndex, lanes_of
+from eventbus_core.transport import Partition, Transport, lane_partition
+
+PAUSE: Final = 0.2
+
+Arrived: TypeAlias = Callable[[Sequence[Partition]], Awaitable[None]]
+"""Called with partitions that the transport has joined; they count as joined once it has returned."""
+
+
+class Lanes:
+    """
+    The topic lanes of a node: those that are wanted, brought about by one task.
+
+    A subscriber says what it wants; :meth:`run` joins and leaves until that is so. So no two
+    subscriptions can race, and a subscriber that is cancelled while it waits leaves no trace.
+
+    Attributes:
+        accepted: the partitions of lanes from which frames are taken; others may still come after a leave.
+    """
+
+    def __init__(self, transport: Transport, arrived: Arrived, left: Callable[[Partition], None]) -> None:
+        self.accepted: set[str] = set()
+        self._transport = transport
+        self._arrived = arrived
+        self._left = left
+        self._wanted: Counter[int] = Counter()
+        self._held: set[int] = set()
+        self._joined: set[int] = set()
+        self._wake = anyio.Event()
+        self._changed = anyio.Event()
+
+    def want(self, lanes: Iterable[int]) -> None:
+        """Count one more subscriber of each of *lanes*."""
+        self._wanted.update(lanes)
+        self._wake.set()
+
+    def unwant(self, lanes: Iterable[int]) -> None:
+        """Count one less."""
+        self._wanted.subtract(lanes)
+        self._wake.set()
+
+    async def joined(self, lanes: Iterable[int] | None = None) -> None:
+        """Return once every one of *lanes*, or every one wanted now, is joined."""
+        needed = set(+self._wanted if lanes is None else lanes)
+        while not needed <= self._joined:
+            await self._changed.wait()
+
+    async def run(self) -> None:
+        """Join and leave as wanted, for ever."""
+        while True:
+            wanted = set(+self._wanted)
+            missing, surplus = wanted - self._joined, self._held - wanted
+            try:
+                if missing:
+                    self.accepted.update(_partitions(missing))
+                    self._held |= missing
+                    await self._transport.join(_partitions(missing))
+                    await self._arrived(_partitions(missing))
+                    self._joined |= missing
+                elif surplus:
+                    self._joined -= surplus
+                    self._forget(_partitions(surplus))
+                    await self._transport.leave(_partitions(surplus))
+                    self._held -= surplus
+                else:
+                    self._wake = anyio.Event()
+                    await self._wake.wait()
+                    continue
+            except TransportUnavailable:
+                await anyio.sleep(PAUSE)
+                continue
+            self._changed.set()
+            self._changed = anyio.Event()
+
+    def _forget(self, partitions: Iterable[Partition]) -> None:
+        for partition in partitions:
+            self.accepted.discard(partition)
+            self._left(partition)
+
+
+class Subscriptions:
+    """
+    The mailboxes of this node's handlers and clients by what they asked for.
+
+    Attributes:
+        topics: who gets events that are published to a topic.
+        handlers: who gets events sent to this node or broadcast, by their type.
+        locals: who gets only what this node itself emits, publishes or broadcasts.
+        lanes: the lanes that ``topics`` needs.
+    """
+
+    def __init__(
+        self, transport: Transport, lane_count: int, arrived: Arrived, left: Callable[[Partition], None]
+    ) -> None:
+        self.topics: PatternIndex[Mailbox] = PatternIndex()
+        self.handlers: PatternIndex[Mailbox] = PatternIndex()
+        self.locals: PatternIndex[Mailbox] = PatternIndex()
+        self.lanes = Lanes(transport, arrived, left)
+        self._lane_count = lane_count
+
+    def add_handler(self, pattern: str, mailbox: Mailbox, *, local: bool) -> None:
+        """Let a handler's *mailbox* have what matches *pattern*."""
+        if local:
+            self.locals.add(pattern, mailbox)
+        else:
+            self.handlers.add(pattern, mailbox)
+            self.subscribe(pattern, mailbox)
+
+    def remove_handler(self, pattern: str, mailbox: Mailbox, *, local: bool) -> None:
+        """Undo :meth:`add_handler`; does nothing on successive calls."""
+        if local:
+            self.locals.remove(pattern, mailbox)
+        else:
+            self.handlers.remove(pattern, mailbox)
+            self.unsubscribe(pattern, mailbox)
+
+    def subscribe(self, pattern: str, mailbox: Mailbox) -> bool:
+        """Let *mailbox* have the topics that match *pattern*; return whether it had not before."""
+        if not self.topics.add(pattern, mailbox):
+            return False
+        self.lanes.want(lanes_of(pattern, self._lane_count))
+        return True
+
+    def unsubscribe(self, pattern: str, mailbox: Mailbox) -> bool:
+        """Undo :meth:`subscribe`; return whether there was something to undo."""
+        if not self.topics.remove(pattern, mailbox):
+            return False
+        self.lanes.unwant(lanes_of(pattern, self._lane_count))
+        return True
+
+    async def joined(self, pattern: str) -> None:
+        """Return once every event that matches *pattern* and is published from now on will arrive."""
+        await self.lanes.joined(lanes_of(pattern, self._lane_count))
+
+
+def _partitions(lanes: Iterable[int]) -> list[Partition]:
+    return [lane_partition(lane) for lane in sorted(lanes)]

@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+import re
+
+import pytest
+
+import eventbus_core
+from eventbus_core import errors
+from eventbus_core.errors import (
+    ClientAlreadyClaimed,
+    ClientNotFound,
+    ClientTakenOver,
+    EventBusError,
+    EventTooLarge,
+    FrameError,
+    InvalidName,
+    NamespaceMismatch,
+    NodeAlreadyPresent,
+    OptionError,
+    RequestFailed,
+    RequestTimeout,
+)
+
+
+def _raised(value: object) -> bool:
+    return (
+        inspect.isclass(value)
+        and issubclass(value, BaseException)
+        and value.__module__.partition(".")[0] == "eventbus_core"
+        and not value.__module__.startswith("eventbus_core.cli")  # a program: what it raises, it catches
+    )
+
+
+def _classes() -> dict[str, type[BaseException]]:
+    return {
+        name: value
+        for name, value in vars(errors).items()
+        if inspect.isclass(value) and issubclass(value, BaseException) and value.__module__ == errors.__name__
+    }
+
+
+def _drawn() -> dict[str, tuple[str | None, str | None]]:
+    """Each class in the tree of the module's docstring, with the class above it and the built-in in brackets."""
+    found: dict[str, tuple[str | None, str | None]] = {}
+    above: list[tuple[int, str]] = []
+    for line in (errors.__doc__ or "").splitlines():
+        match = re.match(r"(?P<branch>[ │├└─]*)(?P<name>[A-Z]\w+)(?: \((?P<builtin>\w+)\))?(?:  .*)?$", line)
+        if match is None or not line.startswith("    "):
+            continue
+        depth = len(match["branch"])
+        while above and above[-1][0] >= depth:
+            above.pop()
+        found[match["name"]] = (above[-1][1] if above else None, match["builtin"])
+        above.append((depth, match["name"]))
+    return found
+
+
+def test_the_tree_in_the_docstring_is_that_of_the_classes() -> None:
+    actual: dict[str, tuple[str | None, str | None]] = {}
+    for name, cls in _classes().items():
+        ours = [base.__name__ for base in cls.__bases__ if base.__module__ == errors.__name__]
+        builtin = [base.__name__ for base in cls.__bases__ if base.__module__ == "builtins" and base is not Exception]
+        assert len(ours) <= 1
+        assert len(builtin) <= 1
+        actual[name] = (ours[0] if ours else None, builtin[0] if builtin else None)
+    assert _drawn() == actual
+    assert list(_drawn()) == list(actual), "drawn in the order in which they are defined"
+
+
+def test_all_errors_of_the_package_are_under_one_root() -> None:
+    modules = pkgutil.walk_packages(eventbus_core.__path__, "eventbus_core.")
+    found = {
+        value for module in modules for value in vars(importlib.import_module(module.name)).values() if _raised(value)
+    }
+    assert found >= set(_classes().values())
+    assert not [value for value in found if not issubclass(value, EventBusError)]
+    assert issubclass(EventBusError, Exception)
+
+
+@pytest.mark.parametrize("name", _classes())
+def test_every_error_says_when_it_is_raised(name: str) -> None:
+    assert (inspect.getdoc(_classes()[name]) or "").split(". ")[0]
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (
+            OptionError.unknown("lane", ["lanes", "node"]),
+            "unknown option 'lane'; did you mean 'lanes'? known options: lanes, node",
+        ),
+        (OptionError.unknown("zzz", ["node"]), "unknown option 'zzz'; known options: node"),
+        (OptionError.bad_value("lanes", "x", "int"), "option 'lanes' is 'x'; it must be int"),
+        (InvalidName("client", "", "it is empty"), "'' is not a valid client: it is empty"),
+        (
+            NamespaceMismatch("prod", "lanes", 64, 32),
+            "namespace 'prod' has lanes 64, this node came with 32; use the same everywhere, or another namespace",
+        ),
+        (
+            EventTooLarge(2_000_000, 1_048_576),
+            "the event takes 2,000,000 bytes, the limit is 1,048,576; "
+            "send a reference to the data, or raise max_event_size on every node",
+        ),
+        (ClientNotFound("acme/bob"), "nobody on the bus is 'acme/bob'; the event was not sent"),
+        (
+            ClientAlreadyClaimed("acme/bob", "a"),
+            "client 'acme/bob' is held by node 'a'; claim it with takeover=True to move it here",
+        ),
+        (ClientTakenOver("acme/bob", "b"), "client 'acme/bob' was taken over by node 'b'; this handle has ended"),
+        (ClientTakenOver("acme/bob"), "client 'acme/bob' was taken over by another claim; this handle has ended"),
+        (
+            NodeAlreadyPresent("a"),
+            "a node with the id 'a' is alive in this namespace; "
+            "choose another id, or wait until its lease ends if it has died",
+        ),
+        (RequestFailed("bob", "client gone"), "the request to 'bob' cannot be answered: client gone"),
+        (RequestTimeout("the answer of 'bob'", 2.0), "the answer of 'bob' did not come within 2 s"),
+        (FrameError("checksum", "it differs"), "checksum frame: it differs"),
+    ],
+    ids=range(14),
+)
+def test_messages_say_what_happened_and_what_to_do(error: EventBusError, message: str) -> None:
+    assert str(error) == message
+
+
+@pytest.mark.parametrize(
+    "error", [InvalidName("client", "x" * 10_000, "too long"), InvalidName("client", b"\n" * 999, "")]
+)
+def test_a_long_value_does_not_flood_the_message(error: EventBusError) -> None:
+    assert len(str(error)) < 150
+
+
+def test_what_programs_look_for_are_attributes() -> None:
+    assert EventTooLarge(2, 1).size == 2
+    assert ClientNotFound("bob").address == "bob"
+    assert ClientTakenOver("bob", "b").node == "b"
+    assert ClientAlreadyClaimed("bob", "a").client == "bob"
+    assert NodeAlreadyPresent("a").node == "a"
+    assert RequestFailed("bob", "gone").reason == "gone"
+    assert RequestTimeout("x", 1.5).timeout == 1.5
+    assert FrameError("version", "").kind == "version"
