@@ -1,0 +1,84 @@
+"""The in-memory transport: hands frames to the mailboxes of the nodes that joined their partition."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import ClassVar
+
+import anyio
+from anyio.lowlevel import checkpoint
+
+from eventbus_core import Capabilities, Frame, Interrupted, Partition, Transport, TransportURI
+from eventbus_memory.directory import MemoryDirectory
+from eventbus_memory.hub import Hub, enter_hub, leave_hub
+
+
+class MemoryTransport(Transport):
+    """
+    Serves ``memory://name``: the buses in this process that share the name see each other.
+
+    Runs on asyncio and on trio; all nodes of a name belong into one event loop. What arrives
+    is never bounded here: credit bounds what senders have under way.
+    """
+
+    capabilities: ClassVar[Capabilities] = Capabilities(ordered=True, counts_receivers=True, cross_process=False)
+
+    def __init__(self, uri: TransportURI, node: str) -> None:
+        super().__init__(uri, node)
+        self._records = MemoryDirectory(uri.namespace)
+        self.directory = self._records
+        self._hub: Hub | None = None
+        self._frames: deque[Frame] = deque()
+        self._arrival = anyio.Event()
+
+    async def open(self) -> None:
+        await checkpoint()
+        self._hub = enter_hub(self.uri.host, self.uri.namespace)
+        self._records.use(self._hub)
+
+    async def aclose(self) -> None:
+        hub, self._hub = self._hub, None
+        if hub is not None:
+            for members in hub.members.values():
+                members.pop(self._arrived, None)
+            leave_hub(self.uri.host, self.uri.namespace)
+            self._arrival.set()
+        await checkpoint()
+
+    async def join(self, partitions: Sequence[Partition]) -> None:
+        await checkpoint()
+        for partition in partitions:
+            self._members(partition)[self._arrived] = None
+
+    async def leave(self, partitions: Sequence[Partition]) -> None:
+        for partition in partitions:
+            self._members(partition).pop(self._arrived, None)
+        await checkpoint()
+
+    async def publish(self, frames: Sequence[Frame]) -> Sequence[int]:
+        await checkpoint()
+        counts = []
+        for frame in frames:
+            receivers = self._members(frame.partition)
+            for arrived in receivers:
+                arrived(frame)
+            counts.append(len(receivers))
+        return counts
+
+    async def receive(self) -> AsyncIterator[Frame | Interrupted]:
+        while self._hub is not None:
+            while self._frames:
+                yield self._frames.popleft()
+            self._arrival = anyio.Event()
+            if not self._frames and self._hub is not None:
+                await self._arrival.wait()
+
+    def _arrived(self, frame: Frame) -> None:
+        self._frames.append(frame)
+        self._arrival.set()
+
+    def _members(self, partition: Partition) -> dict[Callable[[Frame], None], None]:
+        if self._hub is None:
+            raise RuntimeError("the transport is not open")
+        return self._hub.members.setdefault(partition, {})

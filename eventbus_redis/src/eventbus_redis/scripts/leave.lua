@@ -1,0 +1,8 @@
+-- KEYS: nodes, node
+-- ARGV: node, incarnation
+-- Ends the lease, and with it all claims; the sweep removes them.
+local nodes, node = KEYS[1], KEYS[2]
+redis.call('ZADD', nodes, 'XX', 0, member(ARGV[1], ARGV[2]))
+if redis.call('HGET', node, 'incarnation') == ARGV[2] then
+  redis.call('DEL', node)
+end
