@@ -1,0 +1,296 @@
+"""The contract of :class:`Directory`, one clause a test; all are skipped for a backend without one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import anyio
+import attrs
+import pytest
+
+from eventbus_core.errors import NamespaceMismatch, NodeAlreadyPresent
+from eventbus_core.testing.guarantees import scenario
+from eventbus_core.testing.hosts import fresh_namespace
+from eventbus_core.testing.parties import TERMS, Party, parties
+from eventbus_core.testing.under_test import UnderTest
+from eventbus_core.testing.waiting import until
+from eventbus_core.transport import Claim, Directory, Owner
+
+SHORT_LEASE = 0.4
+ODD_NAMES = (
+    "alice", "Alice", "alíce", "acme/alice", "acme", "a.b", "a:b", "a", "b", "0", "-1", "nil", "None", "{a}", "{b}",
+    "[a-z]", "?", "%", "%s", "$a", "#a", "'; DROP TABLE owners; --".replace(" ", ""), '"', "\\", "\\n", "n0", "all",
+    "l:7", "n:n0", "日本", "x" * 255,
+)  # fmt: skip
+
+
+class DirectorySuite(UnderTest):
+    """What the core relies on in a directory."""
+
+    @scenario()
+    async def test_g8_the_latest_claim_owns(self, uri: str) -> None:
+        """Each claim of a client has a larger epoch than any before, and names the owner from whom it took it."""
+        async with parties(uri, "n0", "n1", "n2") as members:
+            incarnations = [await each.enter() for each in members]
+            epochs = [0]
+            previous: Owner | None = None
+            for turn in range(12):
+                one, incarnation = members[turn % 3], incarnations[turn % 3]
+                (claim,) = granted(await one.directory.claim(["acme/alice"], takeover=True))
+                assert claim.epoch > max(epochs), f"the epochs are {[*epochs, claim.epoch]}"
+                assert claim.previous == previous
+                epochs.append(claim.epoch)
+                previous = Owner(one.transport.node, incarnation, claim.epoch)
+                assert await members[(turn + 1) % 3].directory.locate(["acme/alice"]) == [previous]
+
+    @scenario()
+    async def test_g8_epochs_grow_over_releases_and_entries(self, uri: str) -> None:
+        """Neither a release nor a new entry of the node brings an epoch back."""
+        async with parties(uri) as (one, two):
+            await two.enter()
+            epochs = []
+            for _ in range(3):
+                await one.enter()
+                for _ in range(3):
+                    (claim,) = granted(await one.directory.claim(["alice"], takeover=False))
+                    epochs.append(claim.epoch)
+                    await one.directory.release([claim])
+                await one.directory.leave()
+            assert epochs == sorted(set(epochs)), f"the epochs are {epochs}"
+
+    @scenario()
+    async def test_g8_without_takeover_one_of_many_gets_the_client(self, uri: str) -> None:
+        """Of claims that many nodes make at once, without takeover, one is granted; the others are told its owner."""
+        names = [f"client-{number}" for number in range(20)]
+        async with parties(uri, "n0", "n1", "n2") as members:
+            answers = await claimed_at_once(members, names, takeover=False)
+            for index, name in enumerate(names):
+                column = {node: answer[index] for node, answer in answers.items()}
+                winners = [node for node, answer in column.items() if isinstance(answer, Claim)]
+                assert len(winners) == 1, f"{name!r} was granted to {winners}"
+                (owner,) = await members[0].directory.locate([name])
+                assert owner is not None
+                assert owner.node == winners[0]
+                assert all(answer == owner for node, answer in column.items() if node != winners[0]), column
+
+    @scenario()
+    async def test_g8_takeovers_at_once_follow_each_other(self, uri: str) -> None:
+        """Of takeovers that many nodes make at once, each takes the client from the one before; the last one owns."""
+        names = [f"client-{number}" for number in range(20)]
+        async with parties(uri, "n0", "n1", "n2") as members:
+            answers = await claimed_at_once(members, names, takeover=True)
+            for index, name in enumerate(names):
+                claims = sorted(granted([answer[index] for answer in answers.values()]), key=lambda claim: claim.epoch)
+                chain = [claim.previous.epoch if claim.previous else 0 for claim in claims]
+                assert chain == [0, *(claim.epoch for claim in claims[:-1])], f"{name!r} was claimed so: {claims}"
+                (owner,) = await members[0].directory.locate([name])
+                assert owner is not None
+                assert owner.epoch == claims[-1].epoch, f"{name!r} belongs to {owner}, the claims are {claims}"
+
+    @scenario()
+    async def test_g8_a_refused_claim_changes_nothing(self, uri: str) -> None:
+        """Without takeover a client stays whose it is, our own ones too; others in the same call are granted."""
+        async with parties(uri) as (one, two):
+            incarnation = await one.enter()
+            await two.enter()
+            (claim,) = granted(await one.directory.claim(["alice"], takeover=False))
+            owner = Owner("n0", incarnation, claim.epoch)
+            for party in (one, two):
+                first, second = await party.directory.claim(["alice", f"of {party.transport.node}"], takeover=False)
+                assert first == owner
+                assert isinstance(second, Claim)
+            assert await two.directory.locate(["alice"]) == [owner]
+
+    @scenario()
+    async def test_g8_a_release_leaves_the_claims_of_others_alone(self, uri: str) -> None:
+        """A release gives up what is ours by its epoch: not what was taken over, nor what we claimed anew."""
+        async with parties(uri) as (one, two):
+            await one.enter()
+            await two.enter()
+            old = granted(await one.directory.claim(["alice", "bob", "carol"], takeover=True))
+            await two.directory.claim(["alice"], takeover=True)
+            await one.directory.claim(["bob"], takeover=True)
+            await one.directory.release(old)
+            owners = await two.directory.locate(["alice", "bob", "carol"])
+            assert [owner and owner.node for owner in owners] == ["n1", "n0", None], "a release went too far"
+            await one.directory.release(old)
+            assert await two.directory.locate(["alice", "bob", "carol"]) == owners
+
+    @scenario()
+    async def test_g9_incarnations_grow(self, uri: str) -> None:
+        """No two entries into a namespace share an incarnation, and later ones are larger."""
+        async with parties(uri, "n0", "n1", "n2") as members:
+            seen = [0]
+            for _ in range(3):
+                seen.extend([await party.enter() for party in members])
+                for party in members[1:]:
+                    await party.directory.leave()
+                    await party.directory.leave()
+                seen.append(await members[0].enter())
+                await members[0].directory.leave()
+            assert seen == sorted(set(seen)), f"the incarnations are {seen}"
+
+    @scenario()
+    async def test_g9_a_leave_frees_the_clients(self, uri: str) -> None:
+        """When ``leave`` returns, the node is off the list, its clients are free, and its id may be taken."""
+        async with parties(uri, "n0", "n1", "n1") as (one, two, other):
+            await one.enter()
+            await two.enter()
+            await two.directory.claim(["alice"], takeover=True)
+            assert [node.id for node in await one.directory.nodes()] == ["n0", "n1"]
+            await two.directory.leave()
+            assert [node.id for node in await one.directory.nodes()] == ["n0"]
+            assert await one.directory.locate(["alice"]) == [None]
+            assert await listed(one.directory) == []
+            assert not await two.directory.renew()
+            await other.enter()
+            granted(await one.directory.claim(["alice"], takeover=False))
+
+    @scenario()
+    async def test_g9_the_clients_of_a_dead_node_are_free_within_its_lease(self, uri: str) -> None:
+        """A node that renews no more is off the list once its lease ends, its clients are free; itself it finds out."""
+        async with parties(uri) as (one, two):
+            await one.enter()
+            await two.enter(SHORT_LEASE)
+            (old,) = granted(await two.directory.claim(["alice"], takeover=True))
+            assert await two.directory.renew()
+            began = anyio.current_time()
+            await until(lambda: is_free(one.directory, "alice"), "the clients of a dead node are free")
+            assert anyio.current_time() - began > SHORT_LEASE / 2, "the lease ended too early"
+            assert [node.id for node in await one.directory.nodes()] == ["n0"], "a dead node is on the list"
+            assert await listed(one.directory) == []
+            (claim,) = granted(await one.directory.claim(["alice"], takeover=False))
+            assert claim.epoch > old.epoch
+            assert not await two.directory.renew(), "a node that lost its lease was not told"
+            await two.directory.leave()
+            await two.directory.release([old])
+            (owner,) = await one.directory.locate(["alice"])
+            assert owner is not None
+            assert owner.node == "n0"
+
+    @scenario()
+    async def test_g9_a_node_that_renews_keeps_its_clients(self, uri: str) -> None:
+        """However often the lease is renewed, it holds, and says how long it still does."""
+        async with parties(uri) as (one, two):
+            await one.enter()
+            await two.enter(SHORT_LEASE)
+            await two.directory.claim(["alice"], takeover=True)
+            end = anyio.current_time() + 3 * SHORT_LEASE
+            while anyio.current_time() < end:
+                assert await two.directory.renew(), "a lease that was renewed in time has ended"
+                left = {node.id: node.lease_left for node in await one.directory.nodes()}
+                assert 0 < left["n1"] <= SHORT_LEASE + 0.01
+                assert await one.directory.locate(["alice"]) != [None]
+                await anyio.sleep(SHORT_LEASE / 8)
+
+    @scenario()
+    async def test_g9_an_id_belongs_to_one_live_node(self, uri: str) -> None:
+        """No node can enter under the id of a live one; it can under that of a dead one, and anew under its own."""
+        async with parties(uri, "n0", "n0") as (one, two):
+            first = await one.enter(SHORT_LEASE)
+            with pytest.raises(NodeAlreadyPresent):
+                await two.enter()
+            assert await one.enter(SHORT_LEASE) > first
+            await until(lambda: no_nodes(two.directory), "a dead node is off the list")
+            assert await two.enter() > first
+
+    @scenario()
+    async def test_g12_a_node_with_other_terms_is_refused(self, uri: str) -> None:
+        """Who comes with another lane count or wire version is told so, and changes nothing."""
+        async with parties(uri) as (one, two):
+            await one.enter()
+            for terms in (attrs.evolve(TERMS, lanes=TERMS.lanes + 1), attrs.evolve(TERMS, wire_version=2)):
+                with pytest.raises(NamespaceMismatch):
+                    await two.directory.enter("n1", 60.0, terms)
+            assert [node.id for node in await two.directory.nodes()] == ["n0"]
+            await two.enter()
+
+    @scenario()
+    async def test_g12_odd_names_are_names_like_others(self, uri: str) -> None:
+        """Whatever characters a client's name has, it names that client alone."""
+        async with parties(uri) as (one, two):
+            await one.enter()
+            await two.enter()
+            for name in ODD_NAMES:
+                assert await two.directory.locate([name]) == [None], f"{name!r} passes for another"
+                granted(await one.directory.claim([name], takeover=False))
+            assert await listed(two.directory) == sorted(ODD_NAMES)
+            claims = granted(await two.directory.claim(ODD_NAMES[::2], takeover=True))
+            await two.directory.release(claims)
+            assert await listed(two.directory) == sorted(ODD_NAMES[1::2])
+
+    @scenario()
+    async def test_g12_namespaces_have_directories_of_their_own(self, uri: str) -> None:
+        """The same ids and names in two namespaces have nothing to do with each other."""
+        space = fresh_namespace()
+        async with (
+            parties(uri, "n0", namespace=space) as (one,),
+            parties(uri, "n0", namespace=f"{space}.a") as (other,),
+        ):
+            await one.enter()
+            await other.enter()
+            await one.directory.claim(["alice"], takeover=True)
+            assert await other.directory.locate(["alice"]) == [None]
+            granted(await other.directory.claim(["alice"], takeover=False))
+            await one.directory.leave()
+            assert [node.id for node in await other.directory.nodes()] == ["n0"]
+            assert await listed(other.directory) == ["alice"]
+
+    @scenario()
+    async def test_g6_many_clients_in_one_call(self, uri: str) -> None:
+        """Calls in bulk answer in the order of what was asked, and lists have every client once."""
+        names = [f"client-{number}" for number in range(1500)]
+        async with parties(uri) as (one, two):
+            await one.enter()
+            incarnation = await two.enter()
+            claims = granted(await two.directory.claim(names, takeover=True))
+            assert [claim.client for claim in claims] == names
+            await one.directory.claim(["other"], takeover=True)
+            assert await listed(one.directory) == sorted([*names, "other"])
+            assert await listed(one.directory, "n1") == sorted(names)
+            assert await listed(one.directory, "nobody") == []
+            asked = [name for pair in zip(names, names[::-1], strict=True) for name in (*pair, "unknown")]
+            owners = {claim.client: Owner("n1", incarnation, claim.epoch) for claim in claims}
+            assert await one.directory.locate(asked) == [owners.get(name) for name in asked]
+            await two.directory.release(claims[1:])
+            assert await listed(one.directory) == sorted([names[0], "other"])
+
+
+def granted(answers: Sequence[Claim | Owner]) -> list[Claim]:
+    """Return *answers*; fail if one of them is a refusal."""
+    refused = [answer for answer in answers if not isinstance(answer, Claim)]
+    assert not refused, f"claims were refused: {refused}"
+    return [answer for answer in answers if isinstance(answer, Claim)]
+
+
+async def claimed_at_once(
+    members: Sequence[Party], names: Sequence[str], *, takeover: bool
+) -> dict[str, Sequence[Claim | Owner]]:
+    """Have all *members* enter, and then all claim *names*; return what each one was answered."""
+    answers: dict[str, Sequence[Claim | Owner]] = {}
+
+    async def claim(party: Party) -> None:
+        answers[party.transport.node] = await party.directory.claim(names, takeover=takeover)
+
+    for party in members:
+        await party.enter()
+    async with anyio.create_task_group() as group:
+        for party in members:
+            group.start_soon(partial(claim, party))
+    return answers
+
+
+async def listed(directory: Directory, node: str | None = None) -> list[str]:
+    """Return the clients of *node*, or all, sorted."""
+    return sorted([client async for client in directory.clients(node)])
+
+
+async def is_free(directory: Directory, client: str) -> bool:
+    """Return whether nobody owns *client*."""
+    return await directory.locate([client]) == [None]
+
+
+async def no_nodes(directory: Directory) -> bool:
+    """Return whether no node is alive."""
+    return not await directory.nodes()

@@ -1,0 +1,60 @@
+"""The backends that the tests of the whole bus run on."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+from typing import Any
+
+import anyio
+import pytest
+from eventbus_core import EventBusError, load_backend
+
+from tests.bus.support import DEADLINE
+
+
+def _missing(scheme: str) -> str:
+    """Return why the backend for *scheme* cannot be used here, or nothing."""
+    try:
+        load_backend(scheme)
+    except EventBusError as error:
+        return str(error)
+    return ""
+
+
+_reason = _missing("redis")
+BACKENDS = (
+    "memory",
+    pytest.param("redis", marks=[pytest.mark.redis, pytest.mark.skipif(bool(_reason), reason=_reason)]),
+)
+
+
+@pytest.fixture(scope="session", params=BACKENDS)
+def uri(request: pytest.FixtureRequest) -> str:
+    """A URI of each backend; every test, and every example of a property, takes a namespace of its own there."""
+    if request.param == "memory":
+        return "memory://tests"
+    found: str = request.getfixturevalue("redis_uri")
+    return found
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _quiet() -> None:
+    """Handlers that raise are part of the tests: their tracebacks would only bury those of failures."""
+    logging.getLogger("eventbus").setLevel(logging.CRITICAL)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> None:
+    """End a test that hangs while it can still say where."""
+    test = pyfuncitem.obj
+    if not inspect.iscoroutinefunction(test) or hasattr(test, "hypothesis"):
+        return
+
+    @functools.wraps(test)
+    async def limited(**arguments: Any) -> None:
+        with anyio.fail_after(3 * DEADLINE):
+            await test(**arguments)
+
+    pyfuncitem.obj = limited

@@ -1,0 +1,250 @@
+"""Bad input at the edge: names, data and sizes; refused with an error of ours, and nothing of it is sent."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import anyio
+import attrs
+import eventbus
+import pytest
+from eventbus import ClientNotFound, ConfigurationError, EventDataError, EventTooLarge, InvalidName
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.bus.support import Inbox, buses, fence, fresh_namespace, take
+
+BAD_TOPICS = ("", ".", "a.", ".a", "a..b", "a b", "a\tb", "a\n", "a\x00", "\ud800", "*", ">", "a.*", "$sys.x", "x" * 256)
+NOT_TEXT: tuple[Any, ...] = (None, 7, b"a", ["a"], {"a": 1}, ("a",), object())
+BAD_TARGETS = ("", "a/b/c", "/a", "a/", "#topic", "$x", "*", "a b", "a\n", "x" * 256, "@", "@a b", "@a/b", "@ä", "@" + "x" * 65)
+
+
+async def test_g12_invalid_types_and_topics_are_refused(uri: str) -> None:
+    """Whatever a name goes to, a name against the rules is refused there with an error of ours, and nobody gets it."""
+    async with buses(uri, 2) as (a, b), a.client("alice") as alice, b.client("bob") as bob:
+        b.on(">")(inbox := Inbox())
+        await bob.subscribe(">")
+        await b.ready()
+        uses: list[Callable[[Any], Awaitable[Any]]] = [
+            lambda name: a.send("bob", name),
+            lambda name: a.send("alice", name),
+            lambda name: a.send("@n1", name),
+            lambda name: a.publish(name),
+            lambda name: a.broadcast(name),
+            lambda name: a.emit(name),
+            lambda name: a.request("bob", name),
+            lambda name: alice.send("bob", name),
+            lambda name: alice.publish(name),
+            lambda name: alice.request("bob", name),
+        ]
+        before = a.stats()
+        for use in uses:
+            for name in (*BAD_TOPICS, *NOT_TEXT):
+                with pytest.raises(InvalidName):
+                    await use(name)
+        after = a.stats()
+        assert (after.accepted, after.sent_events) == (before.accepted, before.sent_events)
+        await fence([a], [b])
+        assert {event.type for event in inbox.events} <= {"fence.lowered"}
+
+
+async def test_g12_invalid_targets_are_refused(uri: str) -> None:
+    """A target that can be no client and no node is refused, never looked up and never taken for a pattern."""
+    async with buses(uri, 2) as (a, _), a.client("alice") as alice:
+        uses: list[Callable[[Any], Awaitable[Any]]] = [
+            lambda name: a.send(name, "n"),
+            lambda name: a.request(name, "n"),
+            lambda name: alice.send(name, "n"),
+            lambda name: alice.request(name, "n"),
+        ]
+        for use in uses:
+            for name in (*BAD_TARGETS, *NOT_TEXT):
+                with pytest.raises(InvalidName):
+                    await use(name)
+        for name in (*BAD_TARGETS, *NOT_TEXT):
+            with pytest.raises(InvalidName):
+                await a.locate(name)
+        assert a.stats().accepted == 0
+        with pytest.raises(ClientNotFound):
+            await a.send("@n1.but.not.quite", "n")
+
+
+async def test_g12_invalid_clients_and_patterns_are_refused(uri: str) -> None:
+    """No handle and no subscription exists under a name against the rules, nor for what is no text."""
+    async with buses(uri, 1) as (bus,), bus.client("alice") as alice:
+        for name in NOT_TEXT:
+            with pytest.raises(InvalidName):
+                bus.client(name)
+            with pytest.raises(InvalidName):
+                bus.on(name)
+            with pytest.raises(InvalidName):
+                bus.once(name)
+            with pytest.raises(InvalidName):
+                await bus.wait_for(name)
+            with pytest.raises(InvalidName):
+                await alice.subscribe(name)
+            if name is not None:
+                with pytest.raises(InvalidName):
+                    _ = [client async for client in bus.clients(name)]
+        for name in ("", "a b", "ä", "x" * 65, "*"):
+            with pytest.raises(InvalidName):
+                _ = [client async for client in bus.clients(name)]
+
+
+@settings(max_examples=30)
+@given(name=st.text(max_size=40) | st.text("ab/.*>@#$ \n", max_size=8))
+async def test_g1_any_text_is_a_client_of_its_own_or_refused(uri: str, name: str) -> None:
+    """Whatever text names a client, it is refused, or its events reach that client and no other."""
+    async with buses(uri, 2) as (a, b), b.client("bystander", handler=(bystander := Inbox())):
+        try:
+            client = b.client(name)
+        except InvalidName:
+            with pytest.raises((InvalidName, ClientNotFound)):
+                await a.send(name, "n")
+            return
+        async with client:
+            await a.send(name, "n", name)
+            (event,) = await take(client, 1)
+            assert (event.target, event.data) == (name, name)
+        assert len(bystander) == 0 or name == "bystander"
+
+
+class NoData:
+    """Something that MessagePack cannot hold."""
+
+
+@attrs.define
+class Order:
+    id: int
+    extra: Any
+
+
+@pytest.mark.parametrize(
+    ("data", "path"),
+    [
+        (NoData(), r"data cannot be sent.*NoData"),
+        ({"a": [1, {"b": NoData()}]}, r"data\['a'\]\[1\]\['b'\] cannot be sent"),
+        (Order(1, [NoData()]), r"data\.extra\[0\] cannot be sent"),
+        ([1, 2**64], r"data\[1\] cannot be sent"),
+        ({"deep": -(2**63) - 1}, r"data\['deep'\] cannot be sent"),
+        ({"text": "\ud800"}, r"data\['text'\] cannot be sent"),
+        (lambda: None, "data cannot be sent"),
+        ({(1, NoData()): 1}, "data cannot be sent"),
+    ],
+)
+async def test_data_that_cannot_be_sent_is_refused_by_its_path(uri: str, data: Any, path: str) -> None:
+    """The error names the part of the data that is at fault; the same near and far; nothing is sent."""
+    async with buses(uri, 2) as (a, b), a.client("near", handler=(near := Inbox())):
+        async with b.client("far", handler=(far := Inbox())):
+            for target in ("near", "far", "@n1", "nobody"):
+                with pytest.raises(EventDataError, match=path):
+                    await a.send(target, "n", data)
+            for send in (a.publish, a.broadcast, a.emit):
+                with pytest.raises(EventDataError, match=path):
+                    await send("n", data)
+            await fence([a], [b])
+            assert a.stats().accepted <= 1  # the fence
+            assert len(near) == len(far) == 0
+
+
+async def test_a_cycle_in_the_data_is_refused(uri: str) -> None:
+    """Data that contains itself is an error of the sender's, not the end of the process."""
+    cycle: list[Any] = []
+    cycle.append(cycle)
+    async with buses(uri, 1) as (bus,):
+        with pytest.raises(EventDataError):
+            await bus.emit("n", cycle)
+
+
+async def test_an_event_that_is_too_large_is_refused(uri: str) -> None:
+    """An event over ``max_event_size`` raises where it is sent, near or far, to the byte; nothing of it is sent."""
+    async with buses(uri, 2, max_event_size=1000) as (a, b), a.client("near", handler=(near := Inbox())):
+        async with b.client("far", handler=(far := Inbox())):
+            b.on("n")(handler := Inbox())
+            await b.ready()
+            fits, excess = b"x" * 997, b"x" * 998  # MessagePack adds three bytes
+            sends: list[Callable[[object], Awaitable[None]]] = [
+                lambda data: a.send("near", "n", data),
+                lambda data: a.send("far", "n", data),
+                lambda data: a.send("@n1", "n", data),
+                lambda data: a.publish("n", data),
+                lambda data: a.broadcast("n", data),
+            ]
+            for send in sends:
+                with pytest.raises(EventTooLarge, match=r"1,001 bytes, the limit is 1,000.*max_event_size") as caught:
+                    await send(excess)
+                assert (caught.value.size, caught.value.limit) == (1001, 1000)
+            for send in sends:
+                await send(fits)
+            await near.got(1)
+            await far.got(1)
+            await handler.got(3)
+            await fence([a], [b])
+            assert (len(near), len(far), len(handler)) == (1, 1, 3)
+
+
+async def test_headers_count_as_part_of_the_event(uri: str) -> None:
+    """Headers cannot smuggle past the limit what data may not hold."""
+    async with buses(uri, 2, max_event_size=1000) as (a, b), a.client("near") as near, b.client("far") as far:
+        for target in ("near", "far"):
+            with pytest.raises(EventTooLarge):
+                await a.send(target, "n", b"x" * 500, headers={"h": "y" * 600})
+            with pytest.raises(EventTooLarge):
+                await a.send(target, "n", headers={"y" * 600: "y" * 600})
+            await a.send(target, "n", b"x" * 500, headers={"h": "y" * 400})
+        for client in (near, far):
+            assert [len(event.data) for event in await take(client, 1)] == [500]
+
+
+async def test_sizes_that_cannot_go_together_are_refused(uri: str) -> None:
+    """Events that are allowed must fit into what the transport may carry: else opening says so."""
+    with pytest.raises(ConfigurationError, match="max_event_size"):
+        eventbus.connect(uri, max_event_size=10 * 1024**3)
+
+
+async def test_g11_memory_in_two_threads_is_refused() -> None:
+    """Buses of one name in two threads would race: the second is told so, the first goes on."""
+    namespace = fresh_namespace()
+    errors: list[BaseException] = []
+
+    async def other_thread() -> None:
+        async with eventbus.connect("memory://threads", namespace=namespace):
+            pass
+
+    def run() -> None:
+        try:
+            anyio.run(other_thread)
+        except BaseException as error:
+            errors.append(error)
+
+    async with eventbus.connect("memory://threads", namespace=namespace, node="n0") as bus:
+        thread = threading.Thread(target=run)
+        thread.start()
+        await anyio.to_thread.run_sync(thread.join)
+        (error,) = errors
+        assert isinstance(error, ConfigurationError)
+        assert "another thread" in str(error)
+        assert [node.id for node in await bus.nodes()] == ["n0"]
+    errors.clear()
+    thread = threading.Thread(target=run)  # now that nobody is there, any thread may have the name
+    thread.start()
+    await anyio.to_thread.run_sync(thread.join)
+    assert errors == []
+    async with eventbus.connect("memory://threads", namespace=namespace):
+        pass
+
+
+async def test_memory_names_keep_apart() -> None:
+    """``memory://a`` and ``memory://b`` are two worlds, whatever the namespace; so are no name and a name."""
+    namespace = fresh_namespace()
+    async with (
+        eventbus.connect("memory://a", namespace=namespace, node="n0") as a,
+        eventbus.connect("memory://b", namespace=namespace, node="n0") as b,
+        eventbus.connect("memory://", namespace=namespace, node="n0") as c,
+        eventbus.connect(namespace=namespace, node="n1") as d,
+    ):
+        assert [len(await bus.nodes()) for bus in (a, b, c, d)] == [1, 1, 2, 2]
+
+

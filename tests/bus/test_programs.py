@@ -1,0 +1,15 @@
+"""The bus against a model of it: programs of everything that can be done without a fault."""
+
+from __future__ import annotations
+
+from hypothesis import Phase, given, settings
+
+from eventbus_core.testing.model import Operation, programs
+from eventbus_core.testing.world import carry_out
+
+
+@settings(phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.target, Phase.shrink])
+@given(program=programs)
+async def test_g1_g2_g3_g4_g6_g7_g8_every_program_does_what_the_model_says(uri: str, program: list[Operation]) -> None:
+    """Every receiver gets exactly what is for it, once, equal, unshared and in order, wherever it has moved."""
+    await carry_out(uri, program)

@@ -1,0 +1,68 @@
+"""Fixtures and settings for all tests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from tests.servers import RedisServer, ServerError
+
+settings.register_profile("default", deadline=None, max_examples=50)
+settings.register_profile(
+    "ci",
+    deadline=None,
+    max_examples=100,
+    derandomize=True,  # a red run says something about the change, and can be repeated
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],  # that is about the machine
+)
+settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark what needs a server, for ``-m 'not redis'``, and leave it out on trio: redis-py is for asyncio."""
+    kept: list[pytest.Item] = []
+    foreign: list[pytest.Item] = []
+    for item in items:
+        names = getattr(item, "fixturenames", ())
+        if "redis_uri" in names or "redis_server" in names:
+            item.add_marker("redis")
+        callspec = getattr(item, "callspec", None)
+        on_trio = callspec is not None and callspec.params.get("anyio_backend") == "trio"
+        needs_asyncio = item.get_closest_marker("redis") is not None
+        (foreign if on_trio and needs_asyncio else kept).append(item)
+    if foreign:
+        config.hook.pytest_deselected(items=foreign)
+        items[:] = kept
+
+
+@pytest.fixture(scope="session")
+def redis_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """
+    The URI of a running server, one for all tests: keep to names of your own, and never flush it.
+
+    It may be someone's own, given by ``EVENTBUS_TEST_REDIS``.
+    """
+    if given := os.environ.get("EVENTBUS_TEST_REDIS"):
+        yield given
+        return
+    with _server(tmp_path_factory) as server:
+        yield server.uri
+
+
+@pytest.fixture
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A running server for this test alone, to kill, pause and restart."""
+    with _server(tmp_path_factory) as server:
+        yield server
+
+
+def _server(tmp_path_factory: pytest.TempPathFactory) -> RedisServer:
+    try:
+        return RedisServer(tmp_path_factory.mktemp("redis"))
+    except ServerError as error:
+        pytest.fail(str(error))
