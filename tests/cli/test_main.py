@@ -1,0 +1,89 @@
+"""The command line as such: help, version, errors of one line, and what it asks for when something is missing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import eventbus
+from tests.cli.programs import COMMAND, TIMEOUT, environment, run
+
+
+def test_help_names_the_commands_and_gives_examples() -> None:
+    shown = run("--help")
+    assert shown.returncode == 0
+    assert "backends" in shown.stdout
+    assert "eventbus demo redis://localhost:6379/0" in shown.stdout
+    assert shown.stderr == ""
+
+
+def test_help_of_the_demo_names_its_options_and_the_variable() -> None:
+    shown = run("demo", "--help")
+    assert shown.returncode == 0
+    for text in ("EVENTBUS_URI", "--nodes", "--clients", "--seconds", "--json", "Examples"):
+        assert text in shown.stdout
+
+
+def test_shows_its_version() -> None:
+    assert run("--version").stdout == f"eventbus {eventbus.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [
+        ("nowhere://host", "no backend for 'nowhere://'"),
+        ("memori://", "did you mean 'memory://'?"),
+        ("nonsense", "is not a URI"),
+        ("memory://?bogus=1", "unknown option 'bogus'"),
+        ("memory://?lanes=many", "option 'lanes' is 'many'"),
+    ],
+)
+def test_an_error_is_one_line_and_status_2(uri: str, said: str) -> None:
+    ended = run("demo", uri)
+    assert ended.returncode == 2
+    assert ended.stdout == ""
+    assert ended.stderr.count("\n") == 1
+    assert ended.stderr.startswith("error: ")
+    assert said in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--nodes", "0"], "--nodes"),
+        (["--clients", "-1"], "--clients"),
+        (["--seconds", "soon"], "--seconds"),
+        (["--colour"], "--colour"),
+    ],
+)
+def test_a_bad_value_is_refused_by_its_name(arguments: list[str], said: str) -> None:
+    ended = run("demo", *arguments)
+    assert ended.returncode == 2
+    assert said in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_the_uri_can_come_from_the_environment() -> None:
+    ended = run("demo", EVENTBUS_URI="nowhere://user:secret@host")
+    assert ended.returncode == 2
+    assert "no backend for 'nowhere://'" in ended.stderr
+    assert "secret" not in ended.stderr
+
+
+@pytest.mark.parametrize("missing", ["typer", "rich"])
+def test_says_what_to_install_when_its_extra_is_missing(missing: str) -> None:
+    code = f"import sys, runpy; sys.modules[{missing!r}] = None; runpy.run_module('eventbus', run_name='__main__')"
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=TIMEOUT, env=environment(), check=False
+    )
+    assert ended.returncode == 2
+    assert ended.stderr.count("\n") == 1
+    assert "pip install 'eventbus-core[cli]'" in ended.stderr
+
+
+def test_without_a_command_it_shows_the_help() -> None:
+    assert "Examples" in "".join(
+        subprocess.run(COMMAND, capture_output=True, text=True, timeout=TIMEOUT, env=environment(), check=False).stdout
+    )
