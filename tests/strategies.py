@@ -84,6 +84,7 @@ events = st.builds(
     origin=st.none() | words,
     reply_to=st.none() | words,
     answers=st.none() | words,
+    expires=st.none() | st.floats(0, 2**40),
 )
 
 numbers = st.integers(0, LARGEST)

@@ -32,6 +32,7 @@ from eventbus_core.errors import (
     UnknownBackendError,
 )
 from eventbus_core.event import Event
+from eventbus_core.explanation import Explanation
 from eventbus_core.losses import Dropped, Gap, Undeliverable
 from eventbus_core.options import BusOptions, option
 from eventbus_core.stats import Stats
@@ -74,6 +75,7 @@ __all__ = (
     "EventBusError",
     "EventDataError",
     "EventTooLarge",
+    "Explanation",
     "Frame",
     "FrameError",
     "Gap",

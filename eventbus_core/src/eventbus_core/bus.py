@@ -9,6 +9,7 @@ from typing import Any, Self, TypeVar
 from eventbus_core.client import Client
 from eventbus_core.errors import BusClosed, RequestTimeout
 from eventbus_core.event import Event
+from eventbus_core.explanation import Explanation
 from eventbus_core.handlers import Handler, HandlerFunction
 from eventbus_core.hooks import Hook
 from eventbus_core.losses import Dropped, Gap, Undeliverable
@@ -90,26 +91,41 @@ class Bus:
         """The namespace that this node is in."""
         return self._node.options.namespace
 
-    def client(self, name: str, *, takeover: bool = True, handler: HandlerFunction | None = None) -> Client:
+    def client(
+        self, name: str, *, takeover: bool = True, linger: float = 0.0, handler: HandlerFunction | None = None
+    ) -> Client:
         """
         Return a handle that holds the client *name* within ``async with``.
 
         Its events come by iterating, or one by one to *handler*. A client that another handle
-        holds, on whatever node, is moved here, unless *takeover* is false.
+        holds, on whatever node, is moved here, unless *takeover* is false. What is sent to it
+        within *linger* seconds after the handle was left is kept (within the bounds of a mailbox),
+        and goes in order to whoever claims the client by then; later it is reported to its senders.
+        Topics are not kept. Until then the client counts as held.
 
         Raises:
             InvalidName: *name* is neither ``name`` nor ``tenant/name``.
         """
-        return Client(self._node, name, takeover=takeover, handler=handler)
+        return Client(self._node, name, takeover=takeover, linger=linger, handler=handler)
 
-    async def send(self, target: str, type: str, data: object = None, *, headers: Headers | None = None) -> None:
+    async def send(
+        self,
+        target: str,
+        type: str,
+        data: object = None,
+        *,
+        headers: Headers | None = None,
+        expires: float | None = None,
+    ) -> None:
         """
         Send to a client, or to a node by its address ``@node``.
+
+        After *expires* seconds it is not handled any more but reported; the clocks of both hosts count.
 
         Raises:
             ClientNotFound: nobody owns the client, or the node is not on the bus.
         """
-        wait = self._node.send(self._node.router.address, target, type, data, headers)
+        wait = self._node.send(self._node.router.address, target, type, data, headers, expires)
         if wait is not None:
             await wait
 
@@ -250,13 +266,34 @@ class Bus:
         self._node.check_open()
         return sorted(await self._node.directory.nodes(), key=lambda node: node.id)
 
-    async def clients(self, node: str | None = None) -> AsyncIterator[str]:
-        """Yield the names of all clients (of *node*), page by page; who comes or goes meanwhile may be missed."""
+    async def explain(self, client: str) -> Explanation:
+        """Return where *client* is by the directory's word, and what this node believes."""
+        check_client(client)
+        self._node.check_open()
+        return await self._node.explain(client)
+
+    async def node_stats(self, node: str, *, timeout: float = 5.0) -> Stats:
+        """
+        Return what another *node* has counted so far.
+
+        Raises:
+            ClientNotFound: there is no such node.
+            RequestTimeout: it did not answer in time.
+        """
+        return await self._node.node_stats(check_identifier("node", node), timeout)
+
+    async def clients(self, node: str | None = None, *, prefix: str = "") -> AsyncIterator[str]:
+        """
+        Yield the names of all clients (of *node*) that begin with *prefix*, page by page.
+
+        Who comes or goes meanwhile may be missed.
+        """
         self._node.check_open()
         if node is not None:
             check_identifier("node", node)
         async for client in self._node.directory.clients(node):
-            yield client
+            if client.startswith(prefix):
+                yield client
 
     async def flush(self) -> None:
         """Wait until the broker has taken every event that was accepted before."""

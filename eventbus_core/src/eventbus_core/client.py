@@ -34,14 +34,16 @@ class Client:
 
     __slots__ = ("_handler", "_holding", "_more", "_node", "_stopped", "_takeover", "name")
 
-    def __init__(self, node: LocalNode, name: str, *, takeover: bool, handler: HandlerFunction | None) -> None:
+    def __init__(
+        self, node: LocalNode, name: str, *, takeover: bool, linger: float, handler: HandlerFunction | None
+    ) -> None:
         self.name = check_client(name)
         self._node = node
         self._takeover = takeover
         self._more: anyio.Event | None = None
         self._handler = None if handler is None else Handler(node.handler_context, name, handler)
         mailbox = Mailbox(node.mailboxes, self._wake) if self._handler is None else self._handler.mailbox
-        self._holding = Holding(name, mailbox, self._wake)
+        self._holding = Holding(name, mailbox, self._wake, linger)
         self._stopped = False
 
     async def __aenter__(self) -> Self:
@@ -74,9 +76,17 @@ class Client:
         """The epoch of the claim; the largest epoch of a client owns it."""
         return self._holding.epoch
 
-    async def send(self, target: str, type: str, data: object = None, *, headers: Headers | None = None) -> None:
+    async def send(
+        self,
+        target: str,
+        type: str,
+        data: object = None,
+        *,
+        headers: Headers | None = None,
+        expires: float | None = None,
+    ) -> None:
         """Do what :meth:`Bus.send` does, in the client's name."""
-        wait = self._node.send(self._source(), target, type, data, headers)
+        wait = self._node.send(self._source(), target, type, data, headers, expires)
         if wait is not None:
             await wait
 

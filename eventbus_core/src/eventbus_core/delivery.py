@@ -258,11 +258,15 @@ class Delivery:
         elif event.hops >= MAX_HOPS:
             self._router.report(event, origin, TOO_MANY_HOPS)
         else:
-            self.forwarded += 1
             self._router.remember(event.target, owner)
-            self._router.forward(owner.node, replace(event, hops=event.hops + 1, origin=origin, epoch=owner.epoch))
-            if origin != self._node:
-                self._router.tell_node(origin, MOVED, Moved(event.target, owner))
+            self.pass_on(event, origin, owner)
+
+    def pass_on(self, event: Event, origin: str, owner: Owner) -> None:
+        """Forward *event*, accepted by *origin*, to the node that owns its client, and tell *origin* of it."""
+        self.forwarded += 1
+        self._router.forward(owner.node, replace(event, hops=event.hops + 1, origin=origin, epoch=owner.epoch))
+        if origin not in (self._node, owner.node):
+            self._router.tell_node(origin, MOVED, Moved(event.target, owner))
 
     async def _check_suspects(self) -> None:
         suspects, self._suspects = self._suspects, set()

@@ -45,6 +45,7 @@ class Event(msgspec.Struct, frozen=True, array_like=True, gc=False):
     origin: str | None = None  # the node that accepted it, once it was forwarded
     reply_to: str | None = None  # of a request: the address that awaits the answer
     answers: str | None = None  # of an answer: the id of its request
+    expires: float | None = None  # seconds since 1970, by the sender's clock
     # Nothing but nil can come from the wire here: it keeps what `data` decoded.
     _data: None = None
 

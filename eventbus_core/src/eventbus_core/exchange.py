@@ -15,9 +15,12 @@ from eventbus_core.losses import Undeliverable
 from eventbus_core.ownership import Holding, Ownership
 from eventbus_core.requests import Requests
 from eventbus_core.routing import MOVED, UNDELIVERABLE, Moved, Router
+from eventbus_core.stats import Stats
+from eventbus_core.transport import Owner
 
 TAKEN_OVER: Final = "$sys.taken-over"
 HANDED_OVER: Final = "$sys.handed-over"
+STATS: Final = "$sys.stats"
 FAILURE: Final = "$sys.failure"
 HANDOVER_TIMEOUT: Final = 1.0
 
@@ -46,6 +49,7 @@ class Exchange:
         requests: Requests,
         end: Callable[[Holding, EventBusError], None],
         on_undeliverable: Callable[[Undeliverable], None],
+        stats: Callable[[], Stats],
     ) -> None:
         self.failed = 0
         self._router = router
@@ -53,17 +57,19 @@ class Exchange:
         self._requests = requests
         self._end = end
         self._on_undeliverable = on_undeliverable
-        self._handovers: dict[str, anyio.Event] = {}
+        self._stats = stats
+        self._handovers: dict[str, tuple[Holding, anyio.Event]] = {}
         self._kinds: dict[str, Callable[[Event], None]] = {
             MOVED: self._moved,
             TAKEN_OVER: self._taken_over,
             HANDED_OVER: self._handed_over,
             UNDELIVERABLE: self._undeliverable,
+            STATS: self._tell_stats,
         }
 
     def take(self, event: Event) -> bool:
         """Take *event* if it is for the node itself; return whether it was."""
-        kind = self._kinds.get(event.type)
+        kind = self._kinds.get(event.type) if event.answers is None else None
         if kind is None and event.answers is None:
             return False
         try:
@@ -84,15 +90,16 @@ class Exchange:
                 TAKEN_OVER, previous.node, TakenOver(holding.name, holding.epoch, self._router.node)
             )
             holding.handover = event.id
-            self._handovers[event.id] = anyio.Event()
+            holding.mailbox.hold_back()
+            self._handovers[event.id] = holding, anyio.Event()
             self._router.forward(previous.node, event)
 
     async def handed_over(self, holding: Holding) -> None:
         """Return once the node that held the client before does so no more, or is silent for too long."""
-        if done := self._handovers.get(holding.handover):
+        if under_way := self._handovers.get(holding.handover):
             with anyio.move_on_after(HANDOVER_TIMEOUT):
-                await done.wait()
-            self._handovers.pop(holding.handover, None)
+                await under_way[1].wait()
+            self._settle_handover(holding.handover)
 
     def fail(self, request: Event, reason: str) -> None:
         """Tell the one who waits for the answer to *request* that there will be none."""
@@ -100,6 +107,11 @@ class Exchange:
             node = request.reply_to[1:]
             answer = replace(self._router.own_event(FAILURE, node, reason), answers=request.id)
             self._to(node, answer)
+
+    def _tell_stats(self, event: Event) -> None:
+        if event.reply_to is not None:
+            node = event.reply_to[1:]
+            self._to(node, replace(self._router.own_event(STATS, node, self._stats()), answers=event.id))
 
     def _to(self, node: str, event: Event) -> None:
         if node == self._router.node:
@@ -116,6 +128,7 @@ class Exchange:
         taken = event.decode(TakenOver)
         holding = self._ownership.clients.get(taken.client)
         if holding is not None and holding.epoch < taken.epoch:
+            self._router.remember(taken.client, Owner(taken.node, 0, taken.epoch))
             self._ownership.drop(holding)
             self._end(holding, ClientTakenOver(taken.client, taken.node))
         self._router.tell_node(taken.node, HANDED_OVER, event.id)
@@ -132,5 +145,7 @@ class Exchange:
             self._on_undeliverable(fate)
 
     def _settle_handover(self, id: str) -> None:
-        if done := self._handovers.pop(id, None):
+        if under_way := self._handovers.pop(id, None):
+            holding, done = under_way
+            holding.mailbox.let_through()
             done.set()

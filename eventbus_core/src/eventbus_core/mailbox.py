@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection
-from typing import Final
+from time import monotonic, time
+from typing import Final, TypeAlias
 
 import anyio
 
@@ -14,6 +15,10 @@ from eventbus_core.options import BusOptions
 from eventbus_core.session import Ticket
 
 LOCAL_CHUNK: Final = 256
+MAILBOX_FULL: Final = "mailbox full"
+EXPIRED: Final = "expired"
+
+OnDropped: TypeAlias = Callable[[list[Event], str | None, str], None]
 
 
 class Chunk:
@@ -44,19 +49,43 @@ class Mailboxes:
         now: the time, as of the last frame or tick; mailboxes read no clock of their own.
         busy: those whose consumers have not yet handled all.
         dropped: events dropped by all of them so far.
-        on_dropped: called with events that were dropped, and the node that sent them, if another.
+        on_dropped: called with events that were dropped, the node that sent them, if another, and the reason.
     """
 
-    def __init__(self, options: BusOptions, now: float, on_dropped: Callable[[list[Event], str | None], None]) -> None:
+    def __init__(self, options: BusOptions, now: float, on_dropped: OnDropped) -> None:
         self.options = options
         self.now = now
         self.on_dropped = on_dropped
+        self._frozen: dict[Mailbox, None] | None = None
         self.busy: set[Mailbox] = set()
         self.dropped = 0
         self._handled: anyio.Event | None = None
 
+    def stale(self) -> bool:
+        """
+        Return whether this process has been stopped, or blocked, for so long that its lease may have ended.
+
+        Then no mailbox hands anything out until :meth:`verified`: others may own the clients now.
+        """
+        if self._frozen is None and monotonic() - self.now > self.options.lease:
+            self._frozen = {}
+        return self._frozen is not None
+
+    def freeze(self, mailbox: Mailbox) -> None:
+        """Wake the consumer of *mailbox* once it is :meth:`verified` that the clients are still ours."""
+        if self._frozen is not None:
+            self._frozen[mailbox] = None
+
+    def verified(self) -> None:
+        """Go on: by the directory's word, the clients that we hold are ours."""
+        frozen, self._frozen, self.now = self._frozen, None, monotonic()
+        for mailbox in frozen or ():
+            mailbox.wake()
+
     def tend(self, now: float) -> None:
         """Let no mailbox hold back the credit of its senders for longer than ``laggard_timeout``."""
+        if self.stale():
+            return
         self.now = now
         for mailbox in list(self.busy):
             mailbox.stop_holding_up(now - self.options.laggard_timeout)
@@ -92,33 +121,39 @@ class Mailbox:
     """
 
     __slots__ = (
+        "_behind",
         "_chunks",
         "_current",
         "_lagging",
         "_room",
         "_shared",
         "_size",
-        "_wake",
         "closed",
         "count",
         "dropped",
+        "wake",
     )
 
     def __init__(self, shared: Mailboxes, wake: Callable[[], None]) -> None:
         self._shared = shared
-        self._wake = wake  # called when the first event comes into the empty mailbox
+        self.wake = wake  # called when the first event comes into the empty mailbox
         self._chunks: deque[Chunk] | None = None
         self._current: Chunk | None = None
         self._size = 0
         self._lagging = False
         self._room: anyio.Event | None = None
+        self._behind: list[Chunk] | None = None
         self.count = 0
         self.dropped = 0
         self.closed = False
 
     def put(self, events: list[Event], size: int, ticket: Ticket | None) -> None:
         """Add *events* of *size* bytes; never refuses and never waits."""
-        self._append(Chunk(events, size, ticket, self._shared.now))
+        chunk = Chunk(events, size, ticket, self._shared.now)
+        if self._behind is not None and not any(event.hops for event in events):
+            self._behind.append(chunk)
+            return
+        self._append(chunk)
         if self._lagging:
             self._drop_oldest()
 
@@ -140,6 +175,17 @@ class Mailbox:
         if self._lagging:
             self._drop_oldest()
 
+    def hold_back(self) -> None:
+        """Let what is forwarded come before what is sent here directly, until :meth:`let_through`."""
+        if self._behind is None:
+            self._behind = []
+
+    def let_through(self) -> None:
+        """Take in what :meth:`hold_back` held back; does nothing on successive calls."""
+        behind, self._behind = self._behind, None
+        for chunk in behind or ():
+            self._append(chunk)
+
     async def room(self) -> None:
         """Wait until the consumer has taken something, or is not waited for any more."""
         if self._room is None:
@@ -151,8 +197,17 @@ class Mailbox:
         Return the next event, or ``None`` if there is none now.
 
         To ask for the next is to say that the one before has been handled. In the place of events
-        that were dropped comes one whose data is a :class:`Dropped`.
+        that were dropped comes one whose data is a :class:`Dropped`. Events that have expired are
+        passed over, and reported.
         """
+        if self._shared.stale():
+            self._shared.freeze(self)
+            return None
+        while (event := self._next()) is not None and event.expires is not None and event.expires < time():
+            self._shared.on_dropped([event], self._current.sender if self._current else None, EXPIRED)
+        return event
+
+    def _next(self) -> Event | None:
         chunk = self._current
         if chunk is None or chunk.taken == len(chunk.events):
             if chunk is not None:
@@ -183,20 +238,25 @@ class Mailbox:
             self._drop_oldest()
             self._let_in()
 
+    def let_go(self) -> None:
+        """Hold up no sender from now on: nobody consumes for the time being."""
+        self.stop_holding_up(float("inf"))
+        self._lagging = True
+
     def close(self) -> list[tuple[Event, str | None]]:
         """Take nothing in any more; return each event that was not handed out and the node that sent it, if another."""
         self.closed = True
-        chunks = ([self._current] if self._current else []) + list(self._chunks or ())
+        chunks = ([self._current] if self._current else []) + list(self._chunks or ()) + (self._behind or [])
         left = [
             (event, chunk.sender) for chunk in chunks for event in chunk.events[chunk.taken :] if event.type != LOSS
         ]
         for chunk in chunks:
             chunk.settle()
-        self._chunks = self._current = None
+        self._chunks = self._current = self._behind = None
         self.count = self._size = 0
         self._shared.rest(self)
         self._let_in()
-        self._wake()
+        self.wake()
         return left
 
     def _append(self, chunk: Chunk) -> None:
@@ -207,7 +267,7 @@ class Mailbox:
         self._size += chunk.size
         if len(self._chunks) == 1:
             self._shared.busy.add(self)
-            self._wake()
+            self.wake()
 
     def _drop_oldest(self) -> None:
         options = self._shared.options
@@ -226,7 +286,7 @@ class Mailbox:
                 self._chunks.popleft()
             self.count -= len(lost)
             self._size -= share
-            self._shared.on_dropped(lost, oldest.sender)
+            self._shared.on_dropped(lost, oldest.sender, MAILBOX_FULL)
         self.dropped += before - self.count
         self._shared.dropped += before - self.count
 

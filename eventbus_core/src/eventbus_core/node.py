@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from time import monotonic
+from time import monotonic, time
 from typing import Any, Final, TypeAlias
 
 import anyio
 import msgspec
 from anyio.abc import TaskGroup
+from msgspec.structs import replace
 
 from eventbus_core.delivery import NODE_UNREACHABLE, Delivery
 from eventbus_core.errors import (
@@ -23,17 +24,18 @@ from eventbus_core.errors import (
     TransportUnavailable,
 )
 from eventbus_core.event import Event, check_headers, encode_data
-from eventbus_core.exchange import Exchange
+from eventbus_core.exchange import STATS, Exchange
+from eventbus_core.explanation import Explanation
 from eventbus_core.handlers import Handler, HandlerContext
 from eventbus_core.hooks import Hook, HookRunner
 from eventbus_core.losses import Dropped, Gap, Undeliverable
-from eventbus_core.mailbox import Mailboxes
-from eventbus_core.names import EVERYONE, check_address, check_topic, topic_address
+from eventbus_core.mailbox import EXPIRED, Mailbox, Mailboxes
+from eventbus_core.names import EVERYONE, check_address, check_topic, node_address, topic_address
 from eventbus_core.options import BusOptions
 from eventbus_core.outbox import Outbox
 from eventbus_core.ownership import Holding, Ownership
 from eventbus_core.requests import Requests
-from eventbus_core.routing import MAILBOX_FULL, Router, Wait
+from eventbus_core.routing import Router, Wait
 from eventbus_core.sessions import Sessions
 from eventbus_core.stats import Stats
 from eventbus_core.subscriptions import Subscriptions
@@ -88,7 +90,12 @@ class LocalNode:
         self.handlers: dict[Handler, None] = {}
         self.requests = Requests(options.max_requests)
         self.ownership = Ownership(
-            self.directory, options, self.id, lambda holding: self._exchange.took_over(holding), self.end
+            self.directory,
+            options,
+            self.id,
+            self.mailboxes.verified,
+            lambda holding: self._exchange.took_over(holding),
+            self.end,
         )
         self._sessions = Sessions(options, self.id, 0, ordered=transport.capabilities.ordered)
         self._sessions.on_answer = self._answered
@@ -106,9 +113,12 @@ class LocalNode:
             self.waits,
             lambda event: self._exchange.take(event),
         )
-        self._exchange = Exchange(self.router, self.ownership, self.requests, self.end, self.on_undeliverable.emit)
+        self._exchange = Exchange(
+            self.router, self.ownership, self.requests, self.end, self.on_undeliverable.emit, self.stats
+        )
         self._delivery = Delivery(self.router, self._sessions, transport, self.on_gap.emit)
         self._handler_failures = 0
+        self._lingering: dict[Holding, float] = {}
         self._answer = anyio.Event()
         self._tasks: TaskGroup | None = None
         self._early: list[Service] = []
@@ -243,9 +253,20 @@ class LocalNode:
     def _has_joined(self, partition: Partition) -> bool:
         return partition == ALL_NODES or partition in self.subscriptions.lanes.accepted
 
-    def send(self, source: str, target: str, type: str, data: object, headers: Headers | None) -> Wait:
+    def send(
+        self,
+        source: str,
+        target: str,
+        type: str,
+        data: object,
+        headers: Headers | None,
+        expires: float | None = None,
+    ) -> Wait:
         """Send to a client or a node, in the name of *source*."""
-        return self.router.send(*self._event(source, target, check_topic(type), data, headers))
+        event, size = self._event(source, target, check_topic(type), data, headers)
+        if expires is not None:
+            event = replace(event, expires=time() + expires)
+        return self.router.send(event, size)
 
     def publish(self, source: str, topic: str, data: object, headers: Headers | None) -> Wait:
         """Publish to a topic, in the name of *source*."""
@@ -272,7 +293,12 @@ class LocalNode:
         headers: Headers | None,
     ) -> Event:
         """Send a request in the name of *source*, and return its answer."""
-        event, size = self._event(source, target, check_topic(type), data, headers, reply_to=self.router.address)
+        return await self._request(source, target, check_topic(type), data, timeout, headers)
+
+    async def _request(
+        self, source: str, target: str, type: str, data: object, timeout: float, headers: Headers | None
+    ) -> Event:
+        event, size = self._event(source, target, type, data, headers, reply_to=self.router.address)
         pending = self.requests.open(event.id)
         try:
             with self.waits.within(timeout, lambda: RequestTimeout(f"the answer of {target!r} to {type!r}", timeout)):
@@ -302,11 +328,24 @@ class LocalNode:
 
     async def release(self, holding: Holding) -> None:
         """Release the client of *holding*; what it did not handle goes after it, or is reported to its sender."""
-        held = holding.ended is None
-        self.ownership.drop(holding)
-        self.end(holding, BusClosed(f"the handle of client {holding.name!r} is closed"))
-        if held and self._open:
+        closed = BusClosed(f"the handle of client {holding.name!r} is closed")
+        if holding.ended is not None or not self._open:
+            self.end(holding, closed)
+        elif holding.linger:
+            self._leave_behind(holding, closed)
+        else:
+            self.ownership.drop(holding)
+            self.end(holding, closed)
             await self.ownership.release(holding)
+
+    def _leave_behind(self, left: Holding, reason: EventBusError) -> None:
+        """Keep the events for a client whose handle was closed, until ``linger`` is over or it is claimed."""
+        kept = Holding(left.name, Mailbox(self.mailboxes, lambda: None), lambda: None)
+        kept.epoch = left.epoch
+        self.ownership.clients[left.name] = kept
+        self._lingering[kept] = monotonic() + left.linger
+        self.end(left, reason)
+        kept.mailbox.let_go()
 
     def end(self, holding: Holding, reason: EventBusError) -> None:
         """End *holding* for *reason*; does nothing on successive calls."""
@@ -314,9 +353,21 @@ class LocalNode:
             holding.end(reason)
             for pattern in holding.patterns or ():
                 self.subscriptions.unsubscribe(pattern, holding.mailbox)
+            self._lingering.pop(holding, None)
             for event, sender in holding.mailbox.close():
                 if event.target == holding.name:
-                    self._delivery.stray(event, sender)
+                    self._bequeath(holding, event, event.origin or sender or self.id)
+
+    def _bequeath(self, holding: Holding, event: Event, origin: str) -> None:
+        """Send *event*, which the handle of *holding* left, after its client: in order, if its owner is known."""
+        heir = self.ownership.clients.get(holding.name)
+        owner = self.router.cached(holding.name)
+        if heir is not None and heir is not holding:
+            heir.mailbox.put([replace(event, origin=origin)], len(memoryview(event.raw)), None)
+        elif owner is not None and owner.epoch > holding.epoch:
+            self._delivery.pass_on(event, origin, owner)
+        else:
+            self._delivery.stray(event, origin)
 
     def add_handler(self, handler: Handler) -> None:
         """Let *handler* have the events that match its name."""
@@ -333,6 +384,26 @@ class LocalNode:
         self.check_open()
         with self.waits.within(None):
             await self._outbox.flush()
+
+    async def explain(self, client: str) -> Explanation:
+        """Return what the directory and this node know of *client*."""
+        owner = await self.router.locate(client)
+        nodes = {node.id: node.lease_left for node in await self.directory.nodes()}
+        local = client in self.ownership.clients
+        return Explanation(
+            client,
+            local,
+            owner,
+            None if owner is None else nodes.get(owner.node),
+            None if owner is None or local else node_partition(owner.node),
+            self.router.cached(client),
+        )
+
+    async def node_stats(self, node: str, timeout: float) -> Stats:
+        """Return what *node* has counted."""
+        if node == self.id:
+            return self.stats()
+        return (await self._request(self.router.address, node_address(node), STATS, None, timeout, None)).decode(Stats)
 
     def stats(self) -> Stats:
         """Return the counters as they are now."""
@@ -431,6 +502,9 @@ class LocalNode:
             self.mailboxes.tend(now)
             self._delivery.tend(now)
             self._outbox.tend(now)
+            for holding in [holding for holding, until in self._lingering.items() if until < now]:
+                self.ownership.release_soon(holding)
+                self.end(holding, BusClosed(f"client {holding.name!r} did not come back"))
 
     async def _keep_lease(self) -> None:
         async for taken in self.ownership.keep_lease():
@@ -455,11 +529,11 @@ class LocalNode:
         self.on_error.emit(event, error)
         self._exchange.fail(event, f"its handler raised {type(error).__name__}")
 
-    def _dropped(self, events: list[Event], sender: str | None) -> None:
-        """Report those of *events*, dropped from a full mailbox, that were for one receiver alone."""
+    def _dropped(self, events: list[Event], sender: str | None, reason: str) -> None:
+        """Report those of *events*, dropped from a mailbox, that were for one receiver alone."""
         for event in events:
-            if event.target[:1] not in "@#*":
-                self.router.report(event, event.origin or sender or self.id, MAILBOX_FULL)
+            if event.target[:1] not in "#*" and (event.target != self.router.address or reason == EXPIRED):
+                self.router.report(event, event.origin or sender or self.id, reason)
 
 
 @contextmanager

@@ -9,7 +9,14 @@ from typing import Any, Final
 import anyio
 
 from eventbus_core.batcher import Batcher
-from eventbus_core.errors import BusClosed, ClientAlreadyClaimed, ClientTakenOver, EventBusError, TransportUnavailable
+from eventbus_core.errors import (
+    BusClosed,
+    ClientAlreadyClaimed,
+    ClientTakenOver,
+    EventBusError,
+    NodeAlreadyPresent,
+    TransportUnavailable,
+)
 from eventbus_core.mailbox import Mailbox
 from eventbus_core.options import BusOptions
 from eventbus_core.transport import Claim, Directory, Owner, Terms
@@ -29,15 +36,17 @@ class Holding:
         mailbox: where its events go.
         previous: who held it before us, if anyone.
         handover: what the node that held it before is asked to confirm; see :class:`Exchange`.
+        linger: for how many seconds its events are kept for another handle once this one is closed.
         patterns: that the client is subscribed to, with the number of calls that still wait for each, ``None`` if
             it holds for good.
         ended: why it is held no more; ``None`` while it is.
     """
 
-    __slots__ = ("_on_end", "ended", "epoch", "handover", "mailbox", "name", "patterns", "previous")
+    __slots__ = ("_on_end", "ended", "epoch", "handover", "linger", "mailbox", "name", "patterns", "previous")
 
-    def __init__(self, name: str, mailbox: Mailbox, on_end: Callable[[], None]) -> None:
+    def __init__(self, name: str, mailbox: Mailbox, on_end: Callable[[], None], linger: float = 0.0) -> None:
         self.name = name
+        self.linger = linger
         self.mailbox = mailbox
         self.epoch = 0
         self.previous: Owner | None = None
@@ -72,6 +81,7 @@ class Ownership:
         directory: Directory,
         options: BusOptions,
         node: str,
+        verified: Callable[[], None],
         took_over: Callable[[Holding], None],
         end: Callable[[Holding, EventBusError], None],
     ) -> None:
@@ -80,6 +90,7 @@ class Ownership:
         self._directory = directory
         self._options = options
         self._node = node
+        self._verified = verified
         self._took_over = took_over
         self._end = end
         self._owed: list[Claim] = []
@@ -121,8 +132,12 @@ class Ownership:
 
     def give_up(self, holding: Holding) -> None:
         """Release a client whose claim was cancelled when it had been granted already."""
-        self.drop(holding)
         self._end(holding, BusClosed(f"the claim of client {holding.name!r} was cancelled"))
+        self.release_soon(holding)
+
+    def release_soon(self, holding: Holding) -> None:
+        """Do what :meth:`release` does, without waiting for it."""
+        self.drop(holding)
         self._releases.tell(holding.claim)
 
     async def settled(self) -> None:
@@ -146,26 +161,35 @@ class Ownership:
         Each time it was lost, enter again with a new incarnation, claim again what nobody took,
         and yield what others took, with their present owners.
         """
+        lost = False
         while True:
             await anyio.sleep(self._options.lease / RENEWALS_PER_LEASE)
             try:
-                if await self._directory.renew():
-                    owed, self._owed = self._owed, []
-                    if owed:
-                        await self._release_all(owed)
-                    continue
-                logger.warning("node %s lost its lease; entering again", self._node)
-                await self.enter()
-                self._owed.clear()  # the claims of the former incarnation have ended with its lease
-                held = list(self.clients.values())
-                owners = await self._claim_all([(holding, False) for holding in held])
+                if not await self._directory.renew():
+                    logger.warning("node %s lost its lease; entering again", self._node)
+                    lost = True
+                    await self.enter()
+                    self._owed.clear()  # the claims of the former incarnation have ended with its lease
+                if lost:
+                    yield await self._claim_again()
+                    lost = False
+                self._verified()
+                owed, self._owed = self._owed, []
+                if owed:
+                    await self._release_all(owed)
+            except NodeAlreadyPresent:
+                raise  # another has entered in our name; we are nobody any more
             except EventBusError as error:
                 logger.warning("node %s could not renew its lease: %s", self._node, error)
-                continue
-            taken = [(holding, owner) for holding, owner in zip(held, owners, strict=True) if owner is not None]
-            for holding, _ in taken:
-                self.drop(holding)
-            yield taken
+
+    async def _claim_again(self) -> list[tuple[Holding, Owner]]:
+        """Claim what we held; let go of what others took, and return it with its present owners."""
+        held = list(self.clients.values())
+        owners = await self._claim_all([(holding, False) for holding in held])
+        taken = [(holding, owner) for holding, owner in zip(held, owners, strict=True) if owner is not None]
+        for holding, _ in taken:
+            self.drop(holding)
+        return taken
 
     async def _claim_all(self, wanted: Sequence[tuple[Holding, bool]]) -> Sequence[Owner | None]:
         refused: list[Owner | None] = [None] * len(wanted)

@@ -32,7 +32,6 @@ from eventbus_core.waits import Waits
 MOVED: Final = "$sys.moved"
 UNDELIVERABLE: Final = "$sys.undeliverable"
 NO_HANDLER: Final = "no handler"
-MAILBOX_FULL: Final = "mailbox full"
 
 Wait: TypeAlias = Coroutine[Any, Any, None] | None
 Indexes: TypeAlias = Sequence[PatternIndex[Mailbox]]
@@ -200,6 +199,13 @@ class Router:
         queue = self.outbox.queue(node_partition(owner.node), owner.node)
         route = self.remembered[client] = Route(queue, owner.epoch, owner.incarnation)
         return route
+
+    def cached(self, address: str) -> Owner | None:
+        """Return the owner that is remembered for *address*, if any."""
+        route = self.remembered.get(address)
+        if route is None or route.queue.node is None:
+            return None
+        return Owner(route.queue.node, route.incarnation, route.epoch)
 
     def forget(self, address: str) -> None:
         """Look *address* up again before the next event goes there."""
