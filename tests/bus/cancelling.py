@@ -31,7 +31,9 @@ class Attempt:
         self._late = late
 
     def __repr__(self) -> str:
-        return f"<cancelled {self._place} turns after it began>" if self._late else f"<cancelled at await {self._place}>"
+        return (
+            f"<cancelled {self._place} turns after it began>" if self._late else f"<cancelled at await {self._place}>"
+        )
 
     async def run(self, operation: Callable[[], Awaitable[T]]) -> T | None:
         """Await *operation* until it is over or cancelled; return its result in the first case."""

@@ -9,8 +9,9 @@ from typing import Any
 
 import anyio
 import pytest
-from eventbus_core import EventBusError, load_backend
 
+from eventbus_core import EventBusError, TransportURI, load_backend, register
+from eventbus_memory import MemoryTransport
 from tests.bus.support import DEADLINE
 
 
@@ -23,6 +24,15 @@ def _missing(scheme: str) -> str:
     return ""
 
 
+class _Asking(MemoryTransport):
+    """Has no directory: the core finds clients by asking."""
+
+    def __init__(self, uri: TransportURI, node: str) -> None:
+        super().__init__(uri, node)
+        self.directory = None
+
+
+register("asking", _Asking)
 _reason = _missing("redis")
 BACKENDS = (
     "memory",
@@ -30,11 +40,18 @@ BACKENDS = (
 )
 
 
-@pytest.fixture(scope="session", params=BACKENDS)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run what is about owners also without a directory: modules say so by ``ASKING``."""
+    if "uri" in metafunc.fixturenames:
+        asking = ("asking",) if getattr(metafunc.module, "ASKING", False) else ()
+        metafunc.parametrize("uri", BACKENDS + asking, indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
 def uri(request: pytest.FixtureRequest) -> str:
     """A URI of each backend; every test, and every example of a property, takes a namespace of its own there."""
-    if request.param == "memory":
-        return "memory://tests"
+    if request.param != "redis":
+        return f"{request.param}://tests"
     found: str = request.getfixturevalue("redis_uri")
     return found
 

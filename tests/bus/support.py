@@ -10,8 +10,9 @@ from secrets import token_hex
 from typing import Any
 
 import anyio
-import eventbus
 from anyio.abc import TaskGroup, TaskStatus
+
+import eventbus
 from eventbus import Bus, BusClosed, Client, ClientTakenOver, Event, EventBusError
 
 DEADLINE = float(os.environ.get("EVENTBUS_TEST_DEADLINE", "20"))

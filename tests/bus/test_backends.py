@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import eventbus
 import pytest
+
+import eventbus
 from eventbus import BackendLoadError, ConfigurationError, InvalidName, OptionError, UnknownBackendError
 from eventbus_core import Transport, backends, load_backend, register
 from eventbus_memory import MemoryTransport

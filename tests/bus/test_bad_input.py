@@ -8,17 +8,49 @@ from typing import Any
 
 import anyio
 import attrs
-import eventbus
 import pytest
-from eventbus import ClientNotFound, ConfigurationError, EventDataError, EventTooLarge, InvalidName
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import eventbus
+from eventbus import ClientNotFound, ConfigurationError, EventDataError, EventTooLarge, InvalidName
 from tests.bus.support import Inbox, buses, fence, fresh_namespace, take
 
-BAD_TOPICS = ("", ".", "a.", ".a", "a..b", "a b", "a\tb", "a\n", "a\x00", "\ud800", "*", ">", "a.*", "$sys.x", "x" * 256)
+BAD_TOPICS = (
+    "",
+    ".",
+    "a.",
+    ".a",
+    "a..b",
+    "a b",
+    "a\tb",
+    "a\n",
+    "a\x00",
+    "\ud800",
+    "*",
+    ">",
+    "a.*",
+    "$sys.x",
+    "x" * 256,
+)
 NOT_TEXT: tuple[Any, ...] = (None, 7, b"a", ["a"], {"a": 1}, ("a",), object())
-BAD_TARGETS = ("", "a/b/c", "/a", "a/", "#topic", "$x", "*", "a b", "a\n", "x" * 256, "@", "@a b", "@a/b", "@ä", "@" + "x" * 65)
+BAD_TARGETS = (
+    "",
+    "a/b/c",
+    "/a",
+    "a/",
+    "#topic",
+    "$x",
+    "*",
+    "a b",
+    "a\n",
+    "x" * 256,
+    "@",
+    "@a b",
+    "@a/b",
+    "@ä",
+    "@" + "x" * 65,
+)
 
 
 async def test_g12_invalid_types_and_topics_are_refused(uri: str) -> None:
@@ -246,5 +278,3 @@ async def test_memory_names_keep_apart() -> None:
         eventbus.connect(namespace=namespace, node="n1") as d,
     ):
         assert [len(await bus.nodes()) for bus in (a, b, c, d)] == [1, 1, 2, 2]
-
-

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import anyio
-import eventbus
 import pytest
+
+import eventbus
 from eventbus import Bus, BusClosed, Client, ClientTakenOver, Event
 from eventbus_core import Partition, Transport, discovery, load_backend
-
 from tests.bus.cancelling import Attempt, attempts_at_every_await, attempts_at_every_turn
 from tests.bus.support import DEADLINE, Hooked, Host, Inbox, buses, fence, fresh_namespace, read, take, tasks, until
 

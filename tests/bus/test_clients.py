@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import anyio
 import pytest
+
 from eventbus import (
     Bus,
     BusClosed,
@@ -14,8 +15,9 @@ from eventbus import (
     EventBusError,
     InvalidName,
 )
-
 from tests.bus.support import DEADLINE, Hooked, Inbox, buses, fence, read, take, tasks, until
+
+ASKING = True
 
 
 async def test_g1_an_event_for_a_client_reaches_that_client_and_nobody_else(uri: str) -> None:

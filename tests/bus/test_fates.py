@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import anyio
 import pytest
-from eventbus import Bus, ClientNotFound, ClientTakenOver, Event, Undeliverable
 
+from eventbus import Bus, ClientNotFound, ClientTakenOver, Event, Undeliverable
 from tests.bus.support import DEADLINE, Hooked, Host, Inbox, buses, fence, fresh_namespace, read, take, tasks, until
+
+ASKING = True
 
 
 @pytest.mark.parametrize("near", [True, False], ids=["near", "far"])

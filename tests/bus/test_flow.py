@@ -7,8 +7,8 @@ from functools import partial
 
 import anyio
 import pytest
-from eventbus import Dropped, Event, TransportUnavailable
 
+from eventbus import Dropped, Event, TransportUnavailable
 from tests.bus.support import DEADLINE, Hooked, Inbox, buses, fence, read, take, tasks, until
 
 KIB = 1024
@@ -159,7 +159,10 @@ async def test_g11_what_waits_is_bounded_in_bytes(uri: str, kind: str) -> None:
 
 async def test_g11_a_slow_client_slows_nobody_else(uri: str) -> None:
     """While one client reads nothing, others of its node get what is theirs, before and after it counts as a laggard."""
-    async with buses(uri, 2, laggard_timeout=0.2, mailbox_events=100, receive_budget=64 * KIB) as (a, b), tasks() as group:
+    async with (
+        buses(uri, 2, laggard_timeout=0.2, mailbox_events=100, receive_budget=64 * KIB) as (a, b),
+        tasks() as group,
+    ):
         async with b.client("slow") as slow, b.client("brisk") as brisk:
             reader = read(group, brisk)
             for number in range(2000):
@@ -322,6 +325,7 @@ async def test_stats_count_alike_on_every_backend(uri: str) -> None:
 async def test_many_waiting_senders_are_let_in(uri: str) -> None:
     """Senders that wait for the same full mailbox all get through, and none of their events is lost or doubled."""
     async with buses(uri, 1, mailbox_events=5) as (bus,), bus.client("bob") as bob:
+
         async def send(number: int) -> None:
             await bus.send("bob", "n", number)
 

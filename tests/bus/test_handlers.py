@@ -8,11 +8,11 @@ from typing import Any
 
 import anyio
 import attrs
-import eventbus
 import msgspec
 import pytest
-from eventbus import BusClosed, ClientNotFound, Event, EventDataError, RequestTimeout
 
+import eventbus
+from eventbus import BusClosed, ClientNotFound, Event, EventDataError, RequestTimeout
 from tests.bus.support import DEADLINE, Hooked, Inbox, buses, fence, take, tasks, until
 
 

@@ -8,13 +8,13 @@ from contextlib import aclosing
 from typing import Any
 
 import anyio
-import eventbus
 import pytest
 from anyio.lowlevel import checkpoint
+
+import eventbus
 from eventbus import Bus, BusClosed, Event, NamespaceMismatch, NodeAlreadyPresent
 from eventbus_core import Frame, Interrupted, register
 from eventbus_memory import MemoryTransport
-
 from tests.bus.support import DEADLINE, Hooked, Host, Inbox, buses, fence, fresh_namespace, take, tasks, until
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import Phase, given, settings
 
-from eventbus_core.testing.model import Operation, programs
+from eventbus_core.testing.operations import Operation, programs
 from eventbus_core.testing.world import carry_out
 
 

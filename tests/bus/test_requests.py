@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import anyio
-import eventbus
 import pytest
+
+import eventbus
 from eventbus import (
     Bus,
     ClientNotFound,
@@ -16,7 +17,6 @@ from eventbus import (
     RequestFailed,
     RequestTimeout,
 )
-
 from tests.bus.support import DEADLINE, Hooked, Host, Inbox, buses, fence, fresh_namespace, take, tasks, until
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from zlib import crc32
 
 import anyio
-import eventbus
 import pytest
-from eventbus import Bus, Event, InvalidName
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import eventbus
+from eventbus import Bus, InvalidName
 from tests import strategies
-from tests.bus.support import DEADLINE, Inbox, buses, fence, take, until
+from tests.bus.support import DEADLINE, Inbox, buses, fence, take
 from tests.model import matches
 
 

@@ -10,6 +10,7 @@ from eventbus_core.blocking import BlockingBus, BlockingClient, connect_blocking
 from eventbus_core.bus import Bus
 from eventbus_core.client import Client
 from eventbus_core.connect import connect
+from eventbus_core.diagnosis import Finding
 from eventbus_core.discovery import Backend, backends, load_backend, register
 from eventbus_core.errors import (
     BackendLoadError,
@@ -76,6 +77,7 @@ __all__ = (
     "EventDataError",
     "EventTooLarge",
     "Explanation",
+    "Finding",
     "Frame",
     "FrameError",
     "Gap",

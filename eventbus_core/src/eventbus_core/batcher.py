@@ -71,6 +71,16 @@ class Batcher(Generic[Q, A]):
         """Ask *question* without waiting for the answer."""
         self._put(question).asker_left = True
 
+    @property
+    def waiting(self) -> bool:
+        """Whether something is asked for which no call has begun."""
+        return bool(self._waiting)
+
+    @property
+    def busy(self) -> bool:
+        """Whether something is asked that has not been answered."""
+        return self._last is not None and not self._last.done.is_set()
+
     async def settled(self) -> None:
         """Return once all that was asked before has been answered."""
         if self._last is not None:

@@ -62,6 +62,7 @@ class Delivery:
         sessions: Sessions,
         transport: Transport,
         on_gap: Callable[[Gap], None],
+        on_namesake: Callable[[int], None],
     ) -> None:
         self.frames = self.events = self.forwarded = 0
         self.refused: Counter[str] = Counter()
@@ -69,6 +70,7 @@ class Delivery:
         self._sessions = sessions
         self._transport = transport
         self._on_gap = on_gap
+        self._on_namesake = on_namesake
         self._node = router.node
         self._options = router.options
         self._outbox = router.outbox
@@ -146,8 +148,10 @@ class Delivery:
         except FrameError as error:
             self._refuse(error)
             return
-        if header.node == self._node:
-            return  # what we publish is served here at once, not when the transport brings it back
+        if header.node == self._node:  # what we publish is served here at once, not when the transport brings it back
+            if header.incarnation != self._sessions.incarnation:
+                self._on_namesake(header.incarnation)
+            return
         if header.partition not in self._accepted and header.partition not in self._subscriptions.lanes.accepted:
             self.refused["left"] += 1
             return
@@ -172,8 +176,11 @@ class Delivery:
         if partition == self._partition:
             self._deliver_addressed(events, item)
         elif partition == ALL_NODES:
-            match = self._subscriptions.handlers.match
-            self._deliver_spread(((event, match(event.type)) for event in events), item)
+            match, internal = self._subscriptions.handlers.match, self._router.internal
+            self._deliver_spread(
+                ((event, match(event.type)) for event in events if event.type[:1] != RESERVED or not internal(event)),
+                item,
+            )
         else:
             match = self._subscriptions.topics.match
             self._deliver_spread(((event, match(event.target[1:])) for event in events), item)

@@ -9,7 +9,8 @@ import anyio
 import attrs
 from msgspec.structs import replace
 
-from eventbus_core.errors import ClientTakenOver, EventBusError, EventDataError, RequestFailed
+from eventbus_core.asking import ALIVE, ANSWER, GONE, QUESTION, AskingDirectory
+from eventbus_core.errors import EventBusError, EventDataError, RequestFailed
 from eventbus_core.event import Event
 from eventbus_core.losses import Undeliverable
 from eventbus_core.ownership import Holding, Ownership
@@ -50,6 +51,7 @@ class Exchange:
         end: Callable[[Holding, EventBusError], None],
         on_undeliverable: Callable[[Undeliverable], None],
         stats: Callable[[], Stats],
+        asking: AskingDirectory | None,
     ) -> None:
         self.failed = 0
         self._router = router
@@ -66,6 +68,8 @@ class Exchange:
             UNDELIVERABLE: self._undeliverable,
             STATS: self._tell_stats,
         }
+        if asking is not None:
+            self._kinds |= dict.fromkeys((ALIVE, GONE, QUESTION, ANSWER), asking.take)
 
     def take(self, event: Event) -> bool:
         """Take *event* if it is for the node itself; return whether it was."""
@@ -126,11 +130,9 @@ class Exchange:
 
     def _taken_over(self, event: Event) -> None:
         taken = event.decode(TakenOver)
-        holding = self._ownership.clients.get(taken.client)
-        if holding is not None and holding.epoch < taken.epoch:
+        if taken.node != self._router.node:
             self._router.remember(taken.client, Owner(taken.node, 0, taken.epoch))
-            self._ownership.drop(holding)
-            self._end(holding, ClientTakenOver(taken.client, taken.node))
+        self._ownership.supersede(taken.client, taken.epoch, taken.node)
         self._router.tell_node(taken.node, HANDED_OVER, event.id)
 
     def _handed_over(self, event: Event) -> None:

@@ -13,6 +13,7 @@ import msgspec
 from anyio.abc import TaskGroup
 from msgspec.structs import replace
 
+from eventbus_core.asking import AskingDirectory
 from eventbus_core.delivery import NODE_UNREACHABLE, Delivery
 from eventbus_core.errors import (
     BusClosed,
@@ -39,7 +40,7 @@ from eventbus_core.routing import Router, Wait
 from eventbus_core.sessions import Sessions
 from eventbus_core.stats import Stats
 from eventbus_core.subscriptions import Subscriptions
-from eventbus_core.transport import ALL_NODES, Partition, Transport, node_partition
+from eventbus_core.transport import ALL_NODES, Directory, Partition, Transport, node_partition
 from eventbus_core.waits import Waits, not_open
 from eventbus_core.wire import LARGEST_ENVELOPE
 
@@ -66,8 +67,6 @@ class LocalNode:
     """
 
     def __init__(self, transport: Transport, options: BusOptions) -> None:
-        if transport.directory is None:
-            raise ConfigurationError(f"the backend of {transport.uri} has no directory; it cannot carry a bus yet")
         largest = transport.capabilities.max_frame_size - LARGEST_ENVELOPE
         if options.max_event_size > largest:
             raise ConfigurationError(
@@ -77,7 +76,8 @@ class LocalNode:
         self.id = transport.node
         self.options = options
         self.transport = transport
-        self.directory = transport.directory
+        self._asking = asking = AskingDirectory(options.namespace, self.id) if transport.directory is None else None
+        self.directory: Directory = transport.directory or asking  # type: ignore[assignment]
         self._hooks = HookRunner()
         self.on_error: Hook[Event, Exception] = Hook("on_error", self._hooks)
         self.on_undeliverable: Hook[Undeliverable] = Hook("on_undeliverable", self._hooks)
@@ -114,15 +114,18 @@ class LocalNode:
             lambda event: self._exchange.take(event),
         )
         self._exchange = Exchange(
-            self.router, self.ownership, self.requests, self.end, self.on_undeliverable.emit, self.stats
+            self.router, self.ownership, self.requests, self.end, self.on_undeliverable.emit, self.stats, asking
         )
-        self._delivery = Delivery(self.router, self._sessions, transport, self.on_gap.emit)
+        namesake = asking.namesake if asking else lambda _incarnation: None
+        self._delivery = Delivery(self.router, self._sessions, transport, self.on_gap.emit, namesake)
+        if asking is not None:
+            asking.tell_all, asking.tell_node = self.router.tell_all, self.router.tell_node
         self._handler_failures = 0
         self._lingering: dict[Holding, float] = {}
         self._answer = anyio.Event()
         self._tasks: TaskGroup | None = None
         self._early: list[Service] = []
-        self._open = self._crashed = False
+        self._open = self._opened = self._crashed = False
 
     @asynccontextmanager
     async def life(self) -> AsyncIterator[None]:
@@ -143,9 +146,10 @@ class LocalNode:
                 try:
                     await self._enter()
                     async with anyio.create_task_group() as group, self._served(group):
+                        await self._introduce()
                         await self._arrived([node_partition(self.id), ALL_NODES])
                         await self.subscriptions.lanes.joined()
-                        self._open = True
+                        self._open = self._opened = True
                         logger.info("node %s is on the bus at %s", self.id, self.transport.uri)
                         try:
                             yield
@@ -182,16 +186,23 @@ class LocalNode:
             self._open = False
             self.waits.end()
             with anyio.move_on_after(LEAVE_TIMEOUT, shield=True):
-                if not self._crashed:
+                if self._opened and not self._crashed:
                     await self._wind_up()
             scope.cancel()
 
     async def _enter(self) -> None:
         await self.ownership.enter()
+        self.router.begin(self.ownership.incarnation)
+        if self._asking is None:
+            self._sessions.incarnation = self.ownership.incarnation
+
+    async def _introduce(self) -> None:
         # Sessions and event ids keep the first incarnation when the node has to enter again:
         # what was sent before it lost its lease can still be repaired.
-        self._sessions.incarnation = self.ownership.incarnation
-        self.router.begin(self.ownership.incarnation)
+        if self._asking is not None:
+            await self._asking.introduce()
+            self._outbox.begin(self.ownership.incarnation)
+            await self._asking.greet()
 
     async def _drain(self) -> None:
         """Let what was accepted be handled."""

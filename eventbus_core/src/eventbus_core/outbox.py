@@ -122,6 +122,11 @@ class Outbox:
         self._limit = options.outbox_size
         sessions.on_note = lambda: self._wake.set()
 
+    def begin(self, incarnation: int) -> None:
+        """Send as this *incarnation* from now on; what was sent before, without one, is nobody's."""
+        self._sessions.begin(incarnation)
+        self._queues.clear()
+
     def queue(self, partition: Partition, node: str | None = None) -> Queue:
         """Return the queue of *partition*, which is *node*'s own if one is named."""
         queue = self._queues.get(partition)

@@ -94,6 +94,7 @@ class Ownership:
         self._took_over = took_over
         self._end = end
         self._owed: list[Claim] = []
+        self._superseded: dict[str, tuple[int, str]] = {}
         self._claims = Batcher(self._claim_all, self._abandoned)
         self._releases = Batcher(self._release_all)
         self.lookups = Batcher(directory.locate)
@@ -203,7 +204,18 @@ class Ownership:
                     self._hold(holding, answer)
                 else:
                     refused[index] = answer
+        if not self._claims.waiting:
+            self._superseded.clear()
         return refused
+
+    def supersede(self, client: str, epoch: int, node: str) -> None:
+        """Let go of *client*, which *node* has claimed by *epoch*."""
+        holding = self.clients.get(client)
+        if holding is not None and holding.epoch < epoch:
+            self.release_soon(holding)
+            self._end(holding, ClientTakenOver(client, node))
+        elif holding is None and self._claims.busy:  # perhaps by a claim of ours whose answer is on its way
+            self._superseded[client] = max((epoch, node), self._superseded.get(client, (0, "")))
 
     def _hold(self, holding: Holding, claim: Claim) -> None:
         before = self.clients.get(holding.name)
@@ -214,6 +226,8 @@ class Ownership:
             self._end(before, ClientTakenOver(holding.name, self._node))
         if claim.previous is not None and claim.previous.node != self._node:
             self._took_over(holding)
+        if later := self._superseded.get(holding.name):
+            self.supersede(holding.name, *later)
 
     def _abandoned(self, wanted: tuple[Holding, bool], refused: Owner | None) -> None:
         if refused is None:

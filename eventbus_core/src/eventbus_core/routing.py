@@ -19,7 +19,7 @@ from eventbus_core.errors import ClientNotFound, TransportUnavailable
 from eventbus_core.event import Event, copy_event, encode_event
 from eventbus_core.losses import Undeliverable
 from eventbus_core.mailbox import Mailbox
-from eventbus_core.names import NODE_SIGN, RESERVED, check_address, check_client, node_address
+from eventbus_core.names import EVERYONE, NODE_SIGN, RESERVED, check_address, check_client, node_address
 from eventbus_core.options import BusOptions
 from eventbus_core.outbox import Outbox, Queue
 from eventbus_core.ownership import Ownership
@@ -167,6 +167,11 @@ class Router:
     def tell_node(self, node: str, type: str, data: object) -> None:
         """Send one of the bus' own events to another node; never waits."""
         self.forward(node, self.own_event(type, node, data))
+
+    def tell_all(self, type: str, data: object) -> None:
+        """Send one of the bus' own events to every other node; never waits."""
+        event = replace(self.own_event(type, self.node, data), target=EVERYONE)
+        self.outbox.add(self.outbox.queue(ALL_NODES), encode_event(event))
 
     def own_event(self, type: str, node: str, data: object) -> Event:
         """Return one of the bus' own events, for *node*."""

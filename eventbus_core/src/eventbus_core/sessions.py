@@ -87,6 +87,12 @@ class Sessions:
         self._reporting: set[Incoming] = set()
         self._active_until = 0.0
 
+    def begin(self, incarnation: int) -> None:
+        """Send as this *incarnation* from now on, in sessions that all start anew."""
+        self.incarnation = incarnation
+        self._outgoing.clear()
+        self._by_number.clear()
+
     def outgoing(self, partition: Partition, node: str | None = None) -> Outgoing:
         """Return our session to *partition*, which is *node*'s own if one is named."""
         session = self._outgoing.get(partition)
@@ -102,6 +108,9 @@ class Sessions:
 
     def receive(self, header: Header, body: memoryview, now: float) -> Iterator[Ready | Gap]:
         """Take in a frame of another node; yield what has its turn now, and gaps that are final."""
+        if not header.incarnation:  # a node that has not entered yet: there is nothing to repair
+            yield from Incoming(self, header, header.first).on_frame(header, body, now)
+            return
         newest = self._incarnations.get(header.node, 0)
         if header.incarnation < newest:
             self.stale += 1

@@ -5,13 +5,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
-from typing import Any, ClassVar, Final, NamedTuple, NewType, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, NewType, Self
 
 import anyio
 import attrs
 
 from eventbus_core.options import parse_options
 from eventbus_core.uri import TransportURI
+
+if TYPE_CHECKING:
+    from eventbus_core.diagnosis import Finding
 
 Partition = NewType("Partition", str)
 """
@@ -187,6 +190,17 @@ class Transport(ABC):
     @abstractmethod
     def receive(self) -> AsyncIterator[Frame | Interrupted]:
         """Yield the frames of the joined partitions, our own included or not, until ``aclose``."""
+
+    async def diagnose(self) -> list[Finding]:
+        """
+        Look whether the broker can serve us well, for ``eventbus doctor``; called instead of ``open``.
+
+        As it stands it connects and measures the round trip of frames; a backend puts before that
+        what only it can know. What is wrong is found, not raised.
+        """
+        from eventbus_core.diagnosis import try_out
+
+        return await try_out(self)
 
 
 class Directory(ABC):

@@ -1,0 +1,294 @@
+"""
+The directory of a transport that has none: every node is asked, and the answers of all are the record.
+
+Each node knows what it holds. Who looks for a client, or claims one, asks everybody and waits
+until all nodes that are known to live have answered, or for ``ASK_TIMEOUT``: a node that does not
+answer by then is taken to hold nothing. Nodes say regularly that they live; who has not for the
+length of its lease is dead. Numbers come from the clock, and grow beyond whatever was heard of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from time import monotonic, time_ns
+from typing import Final
+
+import anyio
+import attrs
+
+from eventbus_core.errors import NamespaceMismatch, NodeAlreadyPresent
+from eventbus_core.event import Event
+from eventbus_core.transport import Claim, Directory, Node, Owner, Terms
+
+ALIVE: Final = "$sys.alive"
+GONE: Final = "$sys.gone"
+QUESTION: Final = "$sys.question"
+ANSWER: Final = "$sys.answer"
+ASK_TIMEOUT: Final = 0.5
+INTRODUCTION: Final = 0.2
+"""Seconds that a node which enters gives the others to say that they are there."""
+
+
+@attrs.frozen
+class Alive:
+    """What a node says of itself."""
+
+    node: str
+    incarnation: int
+    lease: float
+    wire_version: int
+    lanes: int
+
+
+@attrs.frozen
+class Question:
+    """Who holds *clients*, or any if there are none; a claim says by which *epochs* it takes them over."""
+
+    me: Alive
+    number: int
+    clients: list[str]
+    epochs: list[int] | None = None
+    takeover: bool = False
+
+
+@attrs.frozen
+class Answer:
+    """What a node holds of what it was asked for, with its epochs."""
+
+    me: Alive
+    number: int
+    held: dict[str, int]
+    claiming: dict[str, int]
+
+
+class _Poll:
+    """A question that is under way, and the answers so far, by node."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, Answer] = {}
+        self.more = anyio.Event()
+
+    def add(self, answer: Answer) -> None:
+        self.answers[answer.me.node] = answer
+        self.more.set()
+        self.more = anyio.Event()
+
+
+class AskingDirectory(Directory):
+    """
+    A directory by asking; made by the core for transports whose own is ``None``.
+
+    Attributes:
+        tell_all, tell_node: send one of the bus' own events; set by the node.
+    """
+
+    def __init__(self, namespace: str, node: str) -> None:
+        self.tell_all: Callable[[str, object], None]
+        self.tell_node: Callable[[str, str, object], None]
+        self._namespace = namespace
+        self._me = Alive(node, 0, 0.0, 0, 0)
+        self._last = 0
+        self._held: dict[str, int] = {}
+        self._claiming: dict[str, int] = {}
+        self._taking: set[str] = set()  # of these, those that will be ours whoever holds them
+        self._nodes: dict[str, tuple[Alive, float]] = {}  # and when its lease ends, by our clock
+        self._polls: dict[int, _Poll] = {}
+        self._taken_by: NodeAlreadyPresent | NamespaceMismatch | None = None
+        self._present = self._introduced = False
+
+    def take(self, event: Event) -> None:
+        """Take what other nodes ask, answer or say of themselves."""
+        if event.type == QUESTION:
+            self._answer(event.decode(Question))
+        elif event.type == ANSWER:
+            answer = event.decode(Answer)
+            self._heard(answer.me)
+            if poll := self._polls.get(answer.number):
+                poll.add(answer)
+        elif event.type == GONE:
+            gone = event.decode(Alive)
+            known = self._nodes.get(gone.node)
+            if known is not None and known[0].incarnation <= gone.incarnation:
+                del self._nodes[gone.node]
+        else:
+            self._heard(event.decode(Alive))
+
+    def namesake(self, incarnation: int) -> None:
+        """Take note of another node with our id: who came first stays."""
+        if self._present and 0 < incarnation < self._me.incarnation:
+            self._taken_by = NodeAlreadyPresent(self._me.node)
+        elif self._introduced:
+            self.tell_all(ALIVE, self._me)
+
+    async def introduce(self) -> None:
+        """
+        Find out who is there. Until this has returned, our frames must bear no incarnation.
+
+        Raises:
+            NodeAlreadyPresent, NamespaceMismatch: somebody is who does not suffer us.
+        """
+        await self._ask([""], timeout=INTRODUCTION, patient=True)
+        self._check()
+        self._introduced = True
+
+    async def greet(self) -> None:
+        """Return once everybody who is there knows us."""
+        await self._ask([""])
+
+    async def enter(self, node: str, lease: float, terms: Terms) -> int:
+        self._held.clear()
+        self._me = Alive(node, self._next(), lease, terms.wire_version, terms.lanes)
+        self._present = True
+        return self._me.incarnation
+
+    async def renew(self) -> bool:
+        self._check()
+        if self._present:
+            self.tell_all(ALIVE, self._me)
+        return self._present
+
+    async def leave(self) -> None:
+        if self._present:
+            self._present = False
+            self._held.clear()
+            if self._introduced:
+                self.tell_all(GONE, self._me)
+
+    async def claim(self, clients: Sequence[str], takeover: bool) -> Sequence[Claim | Owner]:
+        epochs = [self._next() for _ in clients]
+        self._claiming.update(zip(clients, epochs, strict=True))
+        self._taking.update(clients if takeover else ())
+        try:
+            owners = await self._ask(clients, epochs, takeover)
+            return [
+                await self._grant(client, epoch, owners.get(client), takeover)
+                for client, epoch in zip(clients, epochs, strict=True)
+            ]
+        finally:
+            for client in clients:
+                self._claiming.pop(client, None)
+                self._taking.discard(client)
+
+    async def _grant(self, client: str, epoch: int, owner: Owner | None, takeover: bool) -> Claim | Owner:
+        if (mine := self._held.get(client)) is not None:
+            owner = self._mine(mine)
+        if owner is not None and not takeover:
+            return owner
+        if owner is not None and owner.epoch > epoch:  # its clock is ahead of ours
+            self._last = max(self._last, owner.epoch)
+            (claim,) = await self.claim([client], takeover)
+            return claim
+        self._held[client] = epoch
+        return Claim(client, epoch, owner)
+
+    async def release(self, claims: Sequence[Claim]) -> None:
+        for claim in claims:
+            if self._held.get(claim.client) == claim.epoch:
+                del self._held[claim.client]
+
+    async def locate(self, clients: Sequence[str]) -> Sequence[Owner | None]:
+        owners = await self._ask(clients)
+        for client in clients:
+            mine = self._claiming[client] if client in self._taking else self._held.get(client)
+            theirs = owners.get(client)
+            if mine is not None and (theirs is None or theirs.epoch < mine):
+                owners[client] = self._mine(mine)
+        return [owners.get(client) for client in clients]
+
+    async def nodes(self) -> Sequence[Node]:
+        self._check()
+        me = [Node(self._me.node, self._me.incarnation, self._me.lease)] if self._present else []
+        return me + [Node(alive.node, alive.incarnation, left) for alive, left in self._others()]
+
+    async def clients(self, node: str | None = None) -> AsyncIterator[str]:
+        owners = await self._ask([])
+        for client in self._held:
+            owners[client] = self._mine(self._held[client])
+        for client, owner in owners.items():
+            if node in (None, owner.node):
+                yield client
+
+    async def _ask(
+        self,
+        clients: Sequence[str],
+        epochs: list[int] | None = None,
+        takeover: bool = False,
+        timeout: float = ASK_TIMEOUT,
+        patient: bool = False,
+    ) -> dict[str, Owner]:
+        """Return the owners of *clients*, of any if there are none, among the other nodes."""
+        number = self._next()
+        poll = self._polls[number] = _Poll()
+        try:
+            me = self._me if self._introduced else attrs.evolve(self._me, incarnation=0)
+            self.tell_all(QUESTION, Question(me, number, list(clients), epochs, takeover))
+            with anyio.move_on_after(timeout):
+                while patient or not {alive.node for alive, _ in self._others()} <= poll.answers.keys():
+                    await poll.more.wait()
+        finally:
+            del self._polls[number]
+        owners: dict[str, Owner] = {}
+        for answer in poll.answers.values():
+            for client, epoch in answer.held.items():
+                if client not in owners or owners[client].epoch < epoch:
+                    owners[client] = Owner(answer.me.node, answer.me.incarnation, epoch)
+        if epochs is not None:
+            self._count_rivals(owners, dict(zip(clients, epochs, strict=True)), poll, takeover)
+        return owners
+
+    def _count_rivals(self, owners: dict[str, Owner], ours: dict[str, int], poll: _Poll, takeover: bool) -> None:
+        """Count those who claim the same at the same time: by takeover the last one wins, else the first."""
+        rivals: dict[str, list[Owner]] = {}
+        for answer in poll.answers.values():
+            for client, epoch in answer.claiming.items():
+                if client not in owners and (takeover or epoch < ours[client]):
+                    rivals.setdefault(client, []).append(Owner(answer.me.node, answer.me.incarnation, epoch))
+        for client, claims in rivals.items():
+            owners[client] = (max if takeover else min)(claims, key=lambda claim: claim.epoch)
+
+    def _answer(self, question: Question) -> None:
+        if question.me == self._me:
+            return
+        self._heard(question.me)
+        asked = question.clients or list(self._held)
+        held = {client: self._held[client] for client in asked if client in self._held}
+        claiming = {client: self._claiming[client] for client in question.clients if client in self._claiming}
+        if question.epochs is None:
+            held |= {client: epoch for client, epoch in claiming.items() if client in self._taking}
+        if question.epochs is not None and question.takeover:
+            for client, epoch in zip(question.clients, question.epochs, strict=False):
+                if self._held.get(client, epoch) < epoch:
+                    del self._held[client]
+        self.tell_node(question.me.node, ANSWER, Answer(self._me, question.number, held, claiming))
+
+    def _heard(self, alive: Alive) -> None:
+        """Take note of a node that lives; if it is in our place, or of other terms, one of us has to go."""
+        me = self._me
+        if alive == me or not alive.incarnation or not self._present:
+            return
+        if alive.node == me.node:
+            self.namesake(alive.incarnation)
+        elif (alive.wire_version, alive.lanes) != (me.wire_version, me.lanes):
+            if alive.incarnation < me.incarnation:
+                self._taken_by = NamespaceMismatch(self._namespace, "a lane count of", alive.lanes, me.lanes)
+        else:
+            known = self._nodes.get(alive.node)
+            self._nodes[alive.node] = alive, monotonic() + alive.lease
+            self._last = max(self._last, alive.incarnation)
+            if self._introduced and (known is None or known[0] != alive):
+                self.tell_node(alive.node, ALIVE, me)
+
+    def _mine(self, epoch: int) -> Owner:
+        return Owner(self._me.node, self._me.incarnation, epoch)
+
+    def _others(self) -> list[tuple[Alive, float]]:
+        now = monotonic()
+        return [(alive, ends - now) for alive, ends in self._nodes.values() if ends > now]
+
+    def _check(self) -> None:
+        if self._taken_by is not None:
+            raise self._taken_by
+
+    def _next(self) -> int:
+        self._last = max(self._last + 1, time_ns() // 1000)
+        return self._last

@@ -1,0 +1,171 @@
+"""Ownership that survives failure: lingering clients, lost leases, expiry, and what one can ask about it."""
+
+from __future__ import annotations
+
+import time
+
+import anyio
+import pytest
+
+import eventbus
+from eventbus import BusClosed, ClientNotFound, ClientTakenOver
+from eventbus_core import node_partition
+from tests.bus.support import DEADLINE, Hooked, Inbox, buses, fence, read, take, tasks, until
+
+ASKING = True
+
+
+@pytest.mark.parametrize("onto", [0, 1, 2], ids=["same-node", "other-node", "third"])
+async def test_g5_a_lingering_client_loses_nothing_while_it_is_away(uri: str, onto: int) -> None:
+    """What was not taken, and what came after the handle was left, goes in order to the next one."""
+    async with buses(uri, 3) as nodes:
+        lost = Hooked()
+        for bus in nodes:
+            bus.on_undeliverable(lost)
+        async with nodes[0].client("bob", linger=DEADLINE) as old:
+            for number in range(5):
+                await nodes[1].send("bob", "n", number)
+            await take(old, 2)
+            await fence([nodes[1]], [nodes[0]])
+        with pytest.raises(BusClosed):
+            await old.receive()
+        for number in range(5, 10):
+            await nodes[1].send("bob", "n", number)
+        await fence([nodes[1]], [nodes[0]])
+        async with nodes[onto].client("bob") as new:
+            for number in range(10, 15):
+                await nodes[1].send("bob", "n", number)
+            assert [event.data for event in await take(new, 13)] == list(range(2, 15))
+        assert not lost
+
+
+async def test_g5_a_lingering_client_that_does_not_come_back_is_gone(uri: str) -> None:
+    """After its time the client is nobody's, and what waited for it is reported."""
+    async with buses(uri, 2) as (a, b):
+        lost = Hooked()
+        a.on_undeliverable(lost)
+        async with b.client("bob", linger=0.1, handler=Inbox()):
+            await a.send("bob", "early")
+            await fence([a], [b])
+        await a.send("bob", "late")
+
+        async def free() -> bool:
+            return await a.locate("bob") is None
+
+        await until(free)
+        await until(lambda: [fate.type for fate in lost] == ["late"])
+        with pytest.raises(ClientNotFound):
+            await a.send("bob", "too.late")
+        assert b.stats().clients == 0
+
+
+async def test_g11_a_lingering_client_holds_up_nobody(uri: str) -> None:
+    """Nobody waits for a client that is away: its mailbox keeps the newest within its bounds, the rest is reported."""
+    async with buses(uri, 2, mailbox_events=10, laggard_timeout=60.0) as (a, b):
+        lost = Hooked()
+        a.on_undeliverable(lost)
+        async with b.client("bob", linger=DEADLINE):
+            pass
+        with anyio.fail_after(DEADLINE):
+            for number in range(100):
+                await a.send("bob", f"n.{number}")
+            await until(lambda: len(lost) >= 90)
+        async with a.client("bob") as bob:
+            got = [event.type for event in await take(bob, 10)]
+        assert sorted(got + [fate.type for fate in lost]) == sorted(f"n.{number}" for number in range(100))
+
+
+@pytest.mark.parametrize("near", [True, False], ids=["near", "far"])
+async def test_g5_an_expired_event_is_reported_and_not_handled(uri: str, near: bool) -> None:
+    """What waited for longer than it may is passed over; its sender is told, what came after it is handled."""
+    async with buses(uri, 2) as nodes, nodes[1].client("bob") as bob:
+        sender = nodes[1 if near else 0]
+        lost = Hooked()
+        sender.on_undeliverable(lost)
+        await sender.send("bob", "short", expires=0.01)
+        await sender.send("bob", "long", expires=60.0)
+        await fence([sender], [nodes[1]])
+        start = time.time()
+        await until(lambda: time.time() > start + 0.01)
+        assert [event.type for event in await take(bob, 1)] == ["long"]
+        await until(lambda: len(lost) == 1)
+        assert (lost[0].type, lost[0].reason) == ("short", "expired")
+
+
+async def test_explain_says_where_a_client_is_and_what_is_believed(uri: str) -> None:
+    """By the directory's word and by this node's memory, before and after a move."""
+    async with buses(uri, 3) as (a, b, c):
+        nothing = await a.explain("bob")
+        assert (nothing.local, nothing.owner, nothing.partition, nothing.cached) == (False, None, None, None)
+        async with b.client("bob", handler=Inbox()) as bob:
+            here, there = await b.explain("bob"), await a.explain("bob")
+            assert (here.local, here.partition) == (True, None)
+            assert there.owner == here.owner
+            assert there.owner is not None
+            assert (there.owner.node, there.owner.epoch) == ("n1", bob.epoch)
+            assert there.partition == node_partition("n1")
+            assert there.lease_left is not None
+            assert 0 < there.lease_left <= 10
+            assert there.cached is None
+            await a.send("bob", "n")
+            assert (await a.explain("bob")).cached == there.owner
+            async with c.client("bob"):
+                stale = await a.explain("bob")
+                assert stale.cached == there.owner
+                assert stale.owner is not None
+                assert stale.owner.node == "n2"
+
+
+async def test_a_node_tells_what_it_has_counted(uri: str) -> None:
+    """Any node can ask any other for its counters."""
+    async with buses(uri, 2) as (a, b), b.client("bob"):
+        theirs = await a.node_stats("n1", timeout=DEADLINE)
+        assert (theirs.node, theirs.clients) == ("n1", 1)
+        assert (await b.node_stats("n1")).node == "n1"
+        with pytest.raises(ClientNotFound):
+            await a.node_stats("nowhere")
+
+
+async def test_clients_by_prefix(uri: str) -> None:
+    """``clients(prefix=...)`` yields those of one tenant."""
+    async with buses(uri, 2) as (a, b), b.client("acme/bob"), a.client("acme/alice"), a.client("other/eve"):
+        assert sorted([name async for name in a.clients(prefix="acme/")]) == ["acme/alice", "acme/bob"]
+        assert [name async for name in a.clients("n1", prefix="acme/")] == ["acme/bob"]
+
+
+def _lose_lease(bus: eventbus.Bus) -> None:
+    """Make *bus* believe that its process has been stopped for long."""
+    bus._node.mailboxes.now -= 3600.0
+
+
+async def test_g9_after_a_long_stop_nothing_is_handed_out_until_the_lease_is_verified(uri: str) -> None:
+    """A process that slept for longer than its lease handles nothing before it knows that its clients are still its own."""
+    async with buses(uri, 2, lease=1.5) as (a, b), tasks() as group, b.client("bob") as bob:
+        await a.send("bob", "n")
+        await fence([a], [b])
+        _lose_lease(b)
+        reader = read(group, bob)
+        await anyio.lowlevel.checkpoint()
+        assert len(reader) == 0
+        await reader.got(1)
+        await a.send("bob", "n")
+        await reader.got(2)
+
+
+async def test_g9_a_node_that_lost_its_lease_enters_again_and_keeps_what_nobody_took(uri: str) -> None:
+    """Clients claimed elsewhere meanwhile end with ClientTakenOver, the others go on; the application is told."""
+    async with buses(uri, 2, lease=0.6) as (a, b), b.client("kept") as kept, b.client("taken") as taken:
+        told = Hooked()
+        b.on_lease_lost(told)
+        before = b.stats().incarnation
+        await b._node.directory.leave()  # as if the lease had ended
+        async with a.client("taken") as new:
+            await until(lambda: len(told) == 1)
+            assert b.stats().incarnation > before
+            with pytest.raises(ClientTakenOver):
+                await taken.receive()
+            for bus in (a, b):
+                await bus.send("kept", "n", bus.node)
+                await bus.send("taken", "n", bus.node)
+            assert sorted(event.data for event in await take(kept, 2)) == ["n0", "n1"]
+            assert sorted(event.data for event in await take(new, 2)) == ["n0", "n1"]
