@@ -42,7 +42,8 @@ BACKENDS = (
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run what is about owners also without a directory: modules say so by ``ASKING``."""
-    if "uri" in metafunc.fixturenames:
+    own = any("uri" in mark.args[0] for mark in metafunc.definition.iter_markers("parametrize"))
+    if "uri" in metafunc.fixturenames and not own:
         asking = ("asking",) if getattr(metafunc.module, "ASKING", False) else ()
         metafunc.parametrize("uri", BACKENDS + asking, indirect=True, scope="session")
 

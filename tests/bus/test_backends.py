@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +128,7 @@ def test_a_missing_extra_says_what_to_install(uri: str, monkeypatch: pytest.Monk
     """A scheme of ours whose distribution is not installed is answered with the command that mends it."""
     import importlib.metadata
 
-    installed = importlib.metadata.entry_points
+    installed: Callable[..., importlib.metadata.EntryPoints] = importlib.metadata.entry_points
 
     def without_redis(**selection: Any) -> Any:
         return importlib.metadata.EntryPoints(
@@ -226,6 +226,7 @@ def test_a_transport_is_all_that_a_backend_must_have() -> None:
     class Half(Transport):
         async def open(self) -> None: ...
 
-    register("half", Half)
+    half: Any = Half
+    register("half", half)
     with pytest.raises(TypeError, match="abstract"):
         eventbus.connect("half://x")

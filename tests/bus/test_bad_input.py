@@ -168,17 +168,20 @@ class Order:
 )
 async def test_data_that_cannot_be_sent_is_refused_by_its_path(uri: str, data: Any, path: str) -> None:
     """The error names the part of the data that is at fault; the same near and far; nothing is sent."""
-    async with buses(uri, 2) as (a, b), a.client("near", handler=(near := Inbox())):
-        async with b.client("far", handler=(far := Inbox())):
-            for target in ("near", "far", "@n1", "nobody"):
-                with pytest.raises(EventDataError, match=path):
-                    await a.send(target, "n", data)
-            for send in (a.publish, a.broadcast, a.emit):
-                with pytest.raises(EventDataError, match=path):
-                    await send("n", data)
-            await fence([a], [b])
-            assert a.stats().accepted <= 1  # the fence
-            assert len(near) == len(far) == 0
+    async with (
+        buses(uri, 2) as (a, b),
+        a.client("near", handler=(near := Inbox())),
+        b.client("far", handler=(far := Inbox())),
+    ):
+        for target in ("near", "far", "@n1", "nobody"):
+            with pytest.raises(EventDataError, match=path):
+                await a.send(target, "n", data)
+        for send in (a.publish, a.broadcast, a.emit):
+            with pytest.raises(EventDataError, match=path):
+                await send("n", data)
+        await fence([a], [b])
+        assert a.stats().accepted <= 1  # the fence
+        assert len(near) == len(far) == 0
 
 
 async def test_a_cycle_in_the_data_is_refused(uri: str) -> None:
@@ -192,29 +195,32 @@ async def test_a_cycle_in_the_data_is_refused(uri: str) -> None:
 
 async def test_an_event_that_is_too_large_is_refused(uri: str) -> None:
     """An event over ``max_event_size`` raises where it is sent, near or far, to the byte; nothing of it is sent."""
-    async with buses(uri, 2, max_event_size=1000) as (a, b), a.client("near", handler=(near := Inbox())):
-        async with b.client("far", handler=(far := Inbox())):
-            b.on("n")(handler := Inbox())
-            await b.ready()
-            fits, excess = b"x" * 997, b"x" * 998  # MessagePack adds three bytes
-            sends: list[Callable[[object], Awaitable[None]]] = [
-                lambda data: a.send("near", "n", data),
-                lambda data: a.send("far", "n", data),
-                lambda data: a.send("@n1", "n", data),
-                lambda data: a.publish("n", data),
-                lambda data: a.broadcast("n", data),
-            ]
-            for send in sends:
-                with pytest.raises(EventTooLarge, match=r"1,001 bytes, the limit is 1,000.*max_event_size") as caught:
-                    await send(excess)
-                assert (caught.value.size, caught.value.limit) == (1001, 1000)
-            for send in sends:
-                await send(fits)
-            await near.got(1)
-            await far.got(1)
-            await handler.got(3)
-            await fence([a], [b])
-            assert (len(near), len(far), len(handler)) == (1, 1, 3)
+    async with (
+        buses(uri, 2, max_event_size=1000) as (a, b),
+        a.client("near", handler=(near := Inbox())),
+        b.client("far", handler=(far := Inbox())),
+    ):
+        b.on("n")(handler := Inbox())
+        await b.ready()
+        fits, excess = b"x" * 997, b"x" * 998  # MessagePack adds three bytes
+        sends: list[Callable[[object], Awaitable[None]]] = [
+            lambda data: a.send("near", "n", data),
+            lambda data: a.send("far", "n", data),
+            lambda data: a.send("@n1", "n", data),
+            lambda data: a.publish("n", data),
+            lambda data: a.broadcast("n", data),
+        ]
+        for send in sends:
+            with pytest.raises(EventTooLarge, match=r"1,001 bytes, the limit is 1,000.*max_event_size") as caught:
+                await send(excess)
+            assert (caught.value.size, caught.value.limit) == (1001, 1000)
+        for send in sends:
+            await send(fits)
+        await near.got(1)
+        await far.got(1)
+        await handler.got(3)
+        await fence([a], [b])
+        assert (len(near), len(far), len(handler)) == (1, 1, 3)
 
 
 async def test_headers_count_as_part_of_the_event(uri: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import anyio
@@ -12,7 +13,20 @@ import eventbus
 from eventbus import Bus, BusClosed, Client, ClientTakenOver, Event
 from eventbus_core import Partition, Transport, discovery, load_backend
 from tests.bus.cancelling import Attempt, attempts_at_every_await, attempts_at_every_turn
-from tests.bus.support import DEADLINE, Hooked, Host, Inbox, buses, fence, fresh_namespace, read, take, tasks, until
+from tests.bus.support import (
+    DEADLINE,
+    Hooked,
+    Host,
+    Inbox,
+    Reader,
+    buses,
+    fence,
+    fresh_namespace,
+    read,
+    take,
+    tasks,
+    until,
+)
 
 Attempts = Callable[[], Iterator[Attempt]]
 everywhere = pytest.mark.parametrize(
@@ -121,6 +135,7 @@ async def test_claim_cancelled(uri: str, attempts: Attempts, held: str) -> None:
     async with buses(uri, 3) as (a, b, witness), tasks() as group:
         for attempt in attempts():
             former: Client | None = None
+            reader: Reader | None = None
             if held != "free":
                 former = await (a if held == "elsewhere" else b).client("bob").__aenter__()
                 reader = read(group, former)
@@ -128,9 +143,9 @@ async def test_claim_cancelled(uri: str, attempts: Attempts, held: str) -> None:
             await attempt.run(client.__aenter__)
             if attempt.over or not attempt.cancelled:
                 await client.aclose()
-            if former is not None:
+            if former is not None and reader is not None:
 
-                async def agreed(attempt: Attempt = attempt, former: Client = former) -> bool:
+                async def agreed(former: Client = former, reader: Reader = reader) -> bool:
                     owner = await witness.locate("bob")
                     if owner is not None:
                         return reader.ended is None and owner.epoch == former.epoch
@@ -159,7 +174,7 @@ async def _send_for_good(bus: Bus, target: str) -> None:
         lost = Hooked()
         bus.on_undeliverable(lost)
         await bus.send(target, "n")
-        await until(lambda lost=lost: bool(lost))
+        await until(partial(bool, lost))
 
 
 @everywhere
@@ -179,7 +194,11 @@ async def test_release_cancelled(uri: str, attempts: Attempts) -> None:
                 return await a.locate("bob") is None
 
             await until(free, str(attempt))
-            await until(lambda count=count: len(lost) == count, str(attempt))
+
+            def reported(count: int = count) -> bool:
+                return len(lost) == count
+
+            await until(reported, str(attempt))
             with pytest.raises(BusClosed):
                 await client.receive()
             async with b.client("bob", takeover=False):
@@ -195,7 +214,7 @@ async def test_subscribe_cancelled(uri: str, attempts: Attempts, spies: Spies) -
         home = set(spy.joined)
         for count, attempt in enumerate(attempts(), start=1):
             for pattern in (f"mine.{count}", "shared", "mine.*"):
-                await attempt.run(lambda pattern=pattern: bob.subscribe(pattern))
+                await attempt.run(partial(bob.subscribe, pattern))
                 if attempt.over or not attempt.cancelled:
                     await bob.unsubscribe(pattern)
                 await until(lambda: spy.joined == home, f"{attempt}: {pattern}")
@@ -210,7 +229,7 @@ async def test_subscribe_cancelled(uri: str, attempts: Attempts, spies: Spies) -
 @everywhere
 async def test_a_send_cancelled_while_it_waits_is_not_sent(uri: str, attempts: Attempts) -> None:
     """An event whose send was cancelled reaches nobody; every other one does, in order."""
-    async with buses(uri, 2) as (a, b), tasks() as group:
+    async with buses(uri, 2) as (a, b):
         for attempt in attempts():
             async with b.client("bob", handler=(inbox := Inbox())):
                 # Of each place of sending: one that has to look the client up first.
@@ -278,15 +297,13 @@ async def test_waiting_calls_cancelled(uri: str, attempts: Attempts) -> None:
 async def test_reading_cancelled_loses_nothing(uri: str, attempts: Attempts) -> None:
     """A read that was cancelled has taken nothing: the next read gets the event."""
     async with buses(uri, 2) as (a, b), b.client("bob") as bob:
-        expected = 0
-        for attempt in attempts():
+        for expected, attempt in enumerate(attempts()):
             async with anyio.create_task_group() as group:
                 group.start_soon(a.send, "bob", "n", expected)
                 event = await attempt.run(bob.receive)
             if event is None:
                 (event,) = await take(bob, 1)
             assert event.data == expected, attempt
-            expected += 1
 
 
 async def test_a_cancelled_host_leaves_in_good_order(uri: str) -> None:

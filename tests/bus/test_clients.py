@@ -15,7 +15,7 @@ from eventbus import (
     EventBusError,
     InvalidName,
 )
-from tests.bus.support import DEADLINE, Hooked, Inbox, buses, fence, read, take, tasks, until
+from tests.bus.support import DEADLINE, Hooked, Inbox, Reader, buses, fence, read, take, tasks, until
 
 ASKING = True
 
@@ -23,7 +23,7 @@ ASKING = True
 async def test_g1_an_event_for_a_client_reaches_that_client_and_nobody_else(uri: str) -> None:
     """Neither other clients, nor handlers of any node, nor subscribers of its type see what is sent to a client."""
     async with buses(uri, 3) as nodes:
-        a, b, c = nodes
+        _, b, c = nodes
         others = Inbox()
         for bus in nodes:
             bus.on(">")(others)
@@ -160,7 +160,7 @@ async def test_g8_every_send_after_a_takeover_reaches_the_new_owner(uri: str) ->
 
 
 async def test_g8_a_takeover_that_nobody_waits_for_any_more_ends_the_old_handle_all_the_same(uri: str) -> None:
-    """If a claim is cancelled when it has been granted already, the old handle has ended, and nobody holds the client."""
+    """If a claim is cancelled once it has been granted, the old handle has ended, and nobody holds the client."""
     async with buses(uri, 2) as (a, b):
         for patience in range(40):
             async with a.client("alice") as old, tasks() as group:
@@ -174,7 +174,7 @@ async def test_g8_a_takeover_that_nobody_waits_for_any_more_ends_the_old_handle_
                     assert isinstance(await reader.over(), ClientTakenOver)
                     return
 
-                async def consistent() -> bool:
+                async def consistent(reader: Reader = reader) -> bool:
                     owner = await a.locate("alice")
                     if owner is None:
                         return reader.ended is not None
@@ -207,7 +207,7 @@ async def test_g8_takeover_false_is_refused_and_changes_nothing(uri: str) -> Non
 
 
 async def test_g8_of_concurrent_claims_exactly_one_lasts(uri: str) -> None:
-    """However many nodes claim a client at once, one handle is left, the one the directory names, and it gets the events."""
+    """However many nodes claim a client at once, one handle lasts, the one the directory names; it gets the events."""
     async with buses(uri, 3) as nodes, tasks() as group:
         for _ in range(5):
             clients = [bus.client("alice") for bus in nodes * 3]
@@ -215,7 +215,11 @@ async def test_g8_of_concurrent_claims_exactly_one_lasts(uri: str) -> None:
                 for client in clients:
                     claims.start_soon(client.__aenter__)
             readers = [read(group, client) for client in clients]
-            await until(lambda: sum(reader.ended is None for reader in readers) == 1, "one handle is left")
+
+            def one_is_left(readers: list[Reader] = readers) -> bool:
+                return sum(reader.ended is None for reader in readers) == 1
+
+            await until(one_is_left, "one handle is left")
             (winner,) = [reader for reader in readers if reader.ended is None]
             assert winner.client.epoch == max(client.epoch for client in clients)
             for bus in nodes:
@@ -389,7 +393,7 @@ async def test_several_tasks_may_read_one_client(uri: str) -> None:
 
 
 async def test_events_sent_while_a_claim_is_on_its_way_arrive_in_order(uri: str) -> None:
-    """As soon as the directory knows the claim, senders find the client, and lose nothing, the node knowing it or not."""
+    """Once the directory knows the claim, senders find the client, and lose nothing, the node knowing it or not."""
     async with buses(uri, 3) as (a, b, c):
         for turn in range(10):
             name = f"client-{turn}"
@@ -420,7 +424,7 @@ async def test_events_sent_while_a_claim_is_on_its_way_arrive_in_order(uri: str)
 
 
 async def test_many_clients_at_once(uri: str) -> None:
-    """A thousand clients are claimed and released together; each gets its own events, and the directory lists them all."""
+    """A thousand clients are claimed and released together; each gets its own events, the directory lists them all."""
     names = [f"tenant-{number % 7}/client-{number}" for number in range(1000)]
     async with buses(uri, 2) as (a, b):
         inboxes = {name: Inbox() for name in names}

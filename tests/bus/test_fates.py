@@ -64,7 +64,7 @@ async def test_g5_a_send_by_a_stale_route_is_reported(uri: str) -> None:
 
 
 async def test_g5_events_for_a_node_that_left_are_reported(uri: str) -> None:
-    """What was sent to a node, or a client of it, that left meanwhile is reported, or refused; never lost in silence."""
+    """What was sent to a node, or a client of it, that left meanwhile is reported or refused; never lost in silence."""
     namespace = fresh_namespace()
     async with buses(uri, 1, namespace=namespace) as (a,), tasks() as group:
         lost = Hooked()
@@ -232,7 +232,7 @@ async def test_g5_events_dropped_from_a_full_mailbox_are_reported(uri: str, near
 @pytest.mark.parametrize("onto", [0, 1, 2], ids=["same-node", "sender", "third"])
 async def test_g8_events_that_the_old_handle_had_not_taken_go_to_the_new_one(uri: str, onto: int) -> None:
     """What waits for a client moves with it, in order."""
-    async with buses(uri, 3) as nodes, tasks() as group:
+    async with buses(uri, 3) as nodes:
         lost = Hooked()
         for bus in nodes:
             bus.on_undeliverable(lost)

@@ -72,7 +72,11 @@ async def test_g11_the_loss_stands_where_the_events_were(uri: str, near: bool) -
             for number in range(1, 200):
                 await sender.send("bob", "n", 200 * turn + number)
             await fence([sender], [nodes[1]])
-            await until(lambda before=before: nodes[1].stats().dropped > before)
+
+            def dropped(before: int = before) -> bool:
+                return nodes[1].stats().dropped > before
+
+            await until(dropped)
             expected += 1
             while expected < 200 * (turn + 1):
                 (event,) = await take(bob, 1)
@@ -158,21 +162,22 @@ async def test_g11_what_waits_is_bounded_in_bytes(uri: str, kind: str) -> None:
 
 
 async def test_g11_a_slow_client_slows_nobody_else(uri: str) -> None:
-    """While one client reads nothing, others of its node get what is theirs, before and after it counts as a laggard."""
+    """While one client reads nothing, others of its node get theirs, before and after it counts as a laggard."""
     async with (
         buses(uri, 2, laggard_timeout=0.2, mailbox_events=100, receive_budget=64 * KIB) as (a, b),
         tasks() as group,
+        b.client("slow") as slow,
+        b.client("brisk") as brisk,
     ):
-        async with b.client("slow") as slow, b.client("brisk") as brisk:
-            reader = read(group, brisk)
-            for number in range(2000):
-                await a.send("slow", "n", b"x" * 1000)
-                await a.send("brisk", "n", number)
-            await reader.got(2000)
-            assert reader.data == list(range(2000))
-            assert b.stats().dropped >= 1800
-            first = await take(slow, 1)
-            assert isinstance(first[0].data, (Dropped, bytes))
+        reader = read(group, brisk)
+        for number in range(2000):
+            await a.send("slow", "n", b"x" * 1000)
+            await a.send("brisk", "n", number)
+        await reader.got(2000)
+        assert reader.data == list(range(2000))
+        assert b.stats().dropped >= 1800
+        first = await take(slow, 1)
+        assert isinstance(first[0].data, (Dropped, bytes))
 
 
 async def test_g11_a_full_local_mailbox_makes_senders_wait_and_then_no_more(uri: str) -> None:
@@ -254,15 +259,18 @@ async def test_g11_a_handler_that_lags_is_told_by_the_hook(uri: str) -> None:
 
 async def test_large_events_pass(uri: str) -> None:
     """Events up to the limit arrive whole, alone and among small ones, larger than frames and windows."""
-    async with buses(uri, 2, receive_budget=64 * KIB, outbox_size=16 * KIB) as (a, b), tasks() as group:
-        async with b.client("bob") as bob:
-            reader = read(group, bob)
-            sizes = [1, 1000, 700_000, 3, 1_000_000, 1_000_000, 0, 128 * KIB, 200_000]
-            for size in sizes:
-                await a.send("bob", "n", b"x" * size)
-            await reader.got(len(sizes))
-            assert [len(data) for data in reader.data] == sizes
-            assert b.stats().refused == {}
+    async with (
+        buses(uri, 2, receive_budget=64 * KIB, outbox_size=16 * KIB) as (a, b),
+        tasks() as group,
+        b.client("bob") as bob,
+    ):
+        reader = read(group, bob)
+        sizes = [1, 1000, 700_000, 3, 1_000_000, 1_000_000, 0, 128 * KIB, 200_000]
+        for size in sizes:
+            await a.send("bob", "n", b"x" * size)
+        await reader.got(len(sizes))
+        assert [len(data) for data in reader.data] == sizes
+        assert b.stats().refused == {}
 
 
 async def test_ids_are_unique(uri: str) -> None:
@@ -300,26 +308,29 @@ async def test_flush_waits_for_the_broker(uri: str) -> None:
 
 async def test_stats_count_alike_on_every_backend(uri: str) -> None:
     """The counters say what happened, the same wherever it happened."""
-    async with buses(uri, 2) as (a, b), a.client("near", handler=(near := Inbox())):
-        async with b.client("far", handler=(far := Inbox())):
-            b.on("n")(handler := Inbox())
-            await b.ready()
-            for _ in range(10):
-                await a.send("near", "n")
-                await a.send("far", "n")
-                await a.publish("n")
-            await near.got(10)
-            await far.got(10)
-            await handler.got(10)
-            await a.flush()
-            sent, got = a.stats(), b.stats()
-            assert (sent.node, sent.clients, got.clients) == ("n0", 1, 1)
-            assert sent.accepted == 30
-            assert sent.local == 10
-            assert sent.sent_events == got.received_events == 20
-            assert sent.waiting_events == sent.pending_requests == sent.undeliverable == sent.forwarded == 0
-            assert got.duplicates == got.missed == got.stale == got.dropped == 0
-            assert sent.incarnation != got.incarnation
+    async with (
+        buses(uri, 2) as (a, b),
+        a.client("near", handler=(near := Inbox())),
+        b.client("far", handler=(far := Inbox())),
+    ):
+        b.on("n")(handler := Inbox())
+        await b.ready()
+        for _ in range(10):
+            await a.send("near", "n")
+            await a.send("far", "n")
+            await a.publish("n")
+        await near.got(10)
+        await far.got(10)
+        await handler.got(10)
+        await a.flush()
+        sent, got = a.stats(), b.stats()
+        assert (sent.node, sent.clients, got.clients) == ("n0", 1, 1)
+        assert sent.accepted == 30
+        assert sent.local == 10
+        assert sent.sent_events == got.received_events == 20
+        assert sent.waiting_events == sent.pending_requests == sent.undeliverable == sent.forwarded == 0
+        assert got.duplicates == got.missed == got.stale == got.dropped == 0
+        assert sent.incarnation != got.incarnation
 
 
 async def test_many_waiting_senders_are_let_in(uri: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,7 +58,7 @@ async def test_a_typed_handler_gets_objects_of_its_type(uri: str, kind: Any) -> 
 
 
 async def test_types_beyond_messagepack_arrive_as_what_they_are(uri: str) -> None:
-    """A typed handler gets dates, sets and nested classes back from data that MessagePack writes as something simpler."""
+    """A typed handler gets back dates, sets and nested classes that MessagePack writes as something simpler."""
 
     @attrs.frozen
     class Visit:
@@ -75,7 +76,7 @@ async def test_types_beyond_messagepack_arrive_as_what_they_are(uri: str) -> Non
 
 
 async def test_data_of_another_type_goes_to_on_error_and_the_next_is_handled(uri: str) -> None:
-    """Data that is not what the handler asked for never reaches it: ``on_error`` is told, and what comes next goes on."""
+    """Data that is not what the handler asked for never reaches it: ``on_error`` is told, what comes next goes on."""
     async with buses(uri, 2) as (a, b):
         errors = Hooked()
         b.on_error(errors)
@@ -216,7 +217,11 @@ async def test_once_async_is_called_once(uri: str) -> None:
         bus.once("n")(again)
         for number in range(10):
             await bus.publish("n", number)
-            await until(lambda: number > 3 or len(got) == number + 1)
+
+            def called(number: int = number) -> bool:
+                return number > 3 or len(got) == number + 1
+
+            await until(called)
         await fence([bus], [bus])
         assert got == [0, 1, 2, 3]
 
@@ -341,12 +346,13 @@ async def test_wait_for_returns_the_next_event_that_matches(uri: str) -> None:
         async def wait() -> None:
             found.append(await b.wait_for("order.*", match=lambda event: event.data > 2, timeout=DEADLINE))
 
-        for send in (
+        sends: list[Callable[[int], Awaitable[None]]] = [
             lambda number: a.publish("order.created", number),
             lambda number: a.broadcast("order.created", number),
             lambda number: a.send("@n1", "order.created", number),
             lambda number: b.emit("order.created", number),
-        ):
+        ]
+        for send in sends:
             found.clear()
             group.start_soon(wait)
             await until(lambda: bool(b._node.handlers))
@@ -361,7 +367,7 @@ async def test_wait_for_returns_the_next_event_that_matches(uri: str) -> None:
 async def test_wait_for_gives_up_in_time(uri: str) -> None:
     """Without a match ``wait_for`` raises after its timeout, an error that is a TimeoutError too."""
     async with buses(uri, 1) as (bus,):
-        with pytest.raises(RequestTimeout, match="'order.created' did not come within 0.05 s") as caught:
+        with pytest.raises(RequestTimeout, match=r"'order\.created' did not come within 0\.05 s") as caught:
             await bus.wait_for("order.created", timeout=0.05)
         assert isinstance(caught.value, TimeoutError)
         assert not bus._node.handlers

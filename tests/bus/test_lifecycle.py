@@ -147,11 +147,10 @@ async def test_the_exception_of_the_body_comes_out_as_it_is(uri: str) -> None:
     namespace = fresh_namespace()
     async with buses(uri, 1, namespace=namespace) as (a,):
         for error in (Oops("x"), KeyboardInterrupt(), ExceptionGroup("mine", [Oops("x")]), BusClosed("mine")):
-            try:
+            with pytest.raises(type(error)) as caught:
                 async with eventbus.connect(uri, namespace=namespace, node="other") as bus, bus.client("bob"):
                     raise error
-            except BaseException as caught:
-                assert caught is error
+            assert caught.value is error
             assert [node.id for node in await a.nodes()] == ["n0"]
             assert await a.locate("bob") is None
 
@@ -229,7 +228,8 @@ async def test_a_task_of_the_bus_that_crashes_ends_the_body(
     monkeypatch.setattr(_Crashing, "error", error := RuntimeError("crash"))
     namespace = fresh_namespace()
     async with buses("memory://tests", 1, namespace=namespace) as (a,):
-        with pytest.raises(RuntimeError) as caught, anyio.fail_after(DEADLINE):
+
+        async def live() -> None:
             async with eventbus.connect("crashing://tests", namespace=namespace, node="other") as bus:
                 bus.on("n")(Inbox())
                 await bus.broadcast("n")
@@ -242,6 +242,9 @@ async def test_a_task_of_the_bus_that_crashes_ends_the_body(
                         await checkpoint()
                 else:
                     await until(lambda: False)
+
+        with pytest.raises(RuntimeError) as caught, anyio.fail_after(DEADLINE):
+            await live()
         assert caught.value is error
         assert [node.id for node in await a.nodes()] == ["n0"]
 
@@ -264,10 +267,14 @@ async def test_a_crash_wins_over_the_end_of_the_body(monkeypatch: pytest.MonkeyP
     """A crash that comes while the bus closes is raised too: nothing is swallowed."""
     namespace = fresh_namespace()
     monkeypatch.setattr(_Crashing, "error", error := RuntimeError("crash"))
-    with pytest.raises(RuntimeError) as caught:
+
+    async def live() -> None:
         async with eventbus.connect("crashing://tests", namespace=namespace, node="other") as bus:
             monkeypatch.setattr(_Crashing, "where", "publish")
             await bus.broadcast("n")
+
+    with pytest.raises(RuntimeError) as caught:
+        await live()
     assert caught.value is error
 
 

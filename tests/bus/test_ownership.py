@@ -139,7 +139,7 @@ def _lose_lease(bus: eventbus.Bus) -> None:
 
 
 async def test_g9_after_a_long_stop_nothing_is_handed_out_until_the_lease_is_verified(uri: str) -> None:
-    """A process that slept for longer than its lease handles nothing before it knows that its clients are still its own."""
+    """A process that slept longer than its lease handles nothing before it knows that its clients are still its own."""
     async with buses(uri, 2, lease=1.5) as (a, b), tasks() as group, b.client("bob") as bob:
         await a.send("bob", "n")
         await fence([a], [b])

@@ -86,7 +86,7 @@ async def test_an_answer_that_does_not_come(uri: str) -> None:
     """A request that is handled but not answered raises after its timeout; an answer after that is dropped."""
     async with buses(uri, 2) as nodes, nodes[1].client("bob") as bob:
         for bus in nodes:
-            with pytest.raises(RequestTimeout, match="the answer of 'bob' to 'ping' did not come within 0.05 s"):
+            with pytest.raises(RequestTimeout, match=r"the answer of 'bob' to 'ping' did not come within 0\.05 s"):
                 await bus.request("bob", "ping", timeout=0.05)
             assert bus.stats().pending_requests == 0
         lost = Hooked()

@@ -84,7 +84,7 @@ async def test_g7_the_end_of_a_subscription(uri: str) -> None:
 
 
 async def test_g7_subscriptions_come_and_go_without_a_trace(uri: str) -> None:
-    """A client that subscribes and unsubscribes again and again gets just what was published while it was subscribed."""
+    """A client that subscribes and unsubscribes again and again gets just what is published while it is subscribed."""
     async with buses(uri, 2) as (a, b), b.client("alice") as alice:
         for turn in range(20):
             await a.publish("room.1", ("no", turn))

@@ -170,8 +170,11 @@ class AskingDirectory(Directory):
                 self._taking.discard(client)
 
     async def _grant(self, client: str, epoch: int, owner: Owner | None, takeover: bool) -> Claim | Owner:
-        if (mine := self._held.get(client)) is not None:
+        mine = self._held.get(client)
+        if mine is not None and (owner is None or owner.epoch < mine):
             owner = self._mine(mine)
+        elif mine is not None and not takeover:
+            del self._held[client]  # it was taken over while we could not hear of it
         if owner is not None and not takeover:
             return owner
         if owner is not None and owner.epoch > epoch:  # its clock is ahead of ours

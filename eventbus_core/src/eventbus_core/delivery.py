@@ -31,6 +31,8 @@ logger = logging.getLogger("eventbus")
 
 MAX_HOPS: Final = 2
 PAUSE: Final = 0.2
+EVENTS_PER_TURN: Final = 256
+FRAMES_PER_TURN: Final = 32
 
 CLIENT_GONE: Final = "client gone"
 NODE_UNREACHABLE: Final = "node unreachable"
@@ -63,6 +65,7 @@ class Delivery:
         transport: Transport,
         on_gap: Callable[[Gap], None],
         on_namesake: Callable[[int], None],
+        on_interrupted: Callable[[], None],
     ) -> None:
         self.frames = self.events = self.forwarded = 0
         self.refused: Counter[str] = Counter()
@@ -71,6 +74,7 @@ class Delivery:
         self._transport = transport
         self._on_gap = on_gap
         self._on_namesake = on_namesake
+        self._on_interrupted = on_interrupted
         self._node = router.node
         self._options = router.options
         self._outbox = router.outbox
@@ -90,14 +94,19 @@ class Delivery:
     async def run(self) -> None:
         """Read until the transport is closed."""
         items = self._transport.receive()
+        turn = frames = 0
         try:
             async for item in items:
                 if isinstance(item, Frame):
                     self._on_frame(item)
                 else:
                     logger.info("frames may have been lost: %s; asking the other nodes", item.reason)
+                    self._on_interrupted()
                     self._sessions.interrupted()
-                await checkpoint()
+                frames += 1
+                if self.events - turn >= EVENTS_PER_TURN or frames >= FRAMES_PER_TURN:
+                    turn, frames = self.events, 0
+                    await checkpoint()
         finally:
             if isinstance(items, AsyncGenerator):
                 await items.aclose()
@@ -244,12 +253,17 @@ class Delivery:
         owners = dict(zip(clients, await self._directory.locate(clients), strict=True)) if clients else {}
         if any(owner and owner.node == self._node for owner in owners.values()):
             await self._ownership.settled()
+        doubtful = self._router.doubtful()
         for _ in range(len(strays)):
             stray = strays.popleft()
-            if stray.event.target in owners or stray.event.target.startswith(NODE_SIGN):
-                self._redirect_one(stray, owners.get(stray.event.target))
+            owner = owners.get(stray.event.target)
+            is_known = stray.event.target in owners and not (owner is None and doubtful)
+            if is_known or stray.event.target.startswith(NODE_SIGN):
+                self._redirect_one(stray, owner)
             else:
                 strays.append(stray)
+        if strays and doubtful:
+            await anyio.sleep(PAUSE)
 
     def _redirect_one(self, stray: Stray, owner: Owner | None) -> None:
         event, origin, ticket = stray
@@ -282,6 +296,8 @@ class Delivery:
         except TransportUnavailable:
             self._suspects |= suspects
             raise
+        if self._node not in alive or self._router.doubtful():
+            return  # the directory has lost its memory; those who live will enter again
         for queue in suspects:
             if queue.node is not None and queue.node not in alive:
                 self._router.forget_node(queue.node)

@@ -72,6 +72,9 @@ class NamespaceMismatch(ConfigurationError):
             f"namespace {namespace!r} has {term} {theirs!r}, this node came with {ours!r}; "
             f"use the same everywhere, or another namespace"
         )
+        self.term = term
+        self.theirs = theirs
+        self.ours = ours
 
 
 class InvalidName(EventBusError, ValueError):

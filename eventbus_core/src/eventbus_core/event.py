@@ -16,6 +16,7 @@ Into: TypeAlias = type[T]
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode
+_FAULTS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class Event(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -58,9 +59,14 @@ class Event(msgspec.Struct, frozen=True, array_like=True, gc=False):
             EventDataError: the data is no MessagePack, which no sender of ours produces.
         """
         cached: Any = self._data
-        if cached is None:
-            return self._keep(_decoded(_decode, self.raw, self.type))
-        return cached[0]
+        if cached is not None:
+            return cached[0]
+        try:
+            value = _decode(self.raw)
+        except _FAULTS as error:
+            raise _unreadable(self.type, error) from error
+        force_setattr(self, "_data", (value,))
+        return value
 
     @property
     def topic(self) -> str | None:
@@ -78,12 +84,12 @@ class Event(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     def read(self, decoder: msgspec.msgpack.Decoder[T]) -> T:
         """Do what :meth:`decode` does with a decoder made before; if nobody has read ``data``, let it be the result."""
-        value: T = _decoded(decoder.decode, self.raw, self.type)
-        cached: Any = self._data
-        return self._keep(value) if cached is None else value
-
-    def _keep(self, value: T) -> T:
-        force_setattr(self, "_data", (value,))
+        try:
+            value = decoder.decode(self.raw)
+        except _FAULTS as error:
+            raise _unreadable(self.type, error) from error
+        if self._data is None:
+            force_setattr(self, "_data", (value,))
         return value
 
     def __eq__(self, other: object) -> bool:
@@ -152,11 +158,8 @@ def check_headers(headers: Mapping[Any, Any]) -> tuple[dict[str, str], int]:
         raise EventDataError(f"headers {own!r} cannot be sent: {error}") from error
 
 
-def _decoded(decode: Any, raw: msgspec.Raw, type: str) -> Any:
-    try:
-        return decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise EventDataError(f"the data of the event {type!r} is not what was asked for: {error}") from error
+def _unreadable(type: str, error: Exception) -> EventDataError:
+    return EventDataError(f"the data of the event {type!r} is not what was asked for: {error}")
 
 
 def _find_fault(value: Any, path: str, error: Exception, depth: int = 32) -> tuple[str, Any, Exception]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import inspect
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from typing import Any, Final, TypeAlias
 
 import anyio
@@ -18,12 +20,13 @@ from eventbus_core.mailbox import Mailbox, Mailboxes
 logger = logging.getLogger("eventbus")
 
 EVENTS_PER_TURN: Final = 256
+LOG_EVERY: Final = 1.0
 HandlerFunction: TypeAlias = Callable[[Event], Awaitable[object] | object]
 
 
 class HandlerContext:
     """
-    What the handlers of a bus share.
+    What the handlers of a bus share: a task for all plain functions among them.
 
     Attributes:
         mailboxes: of the node.
@@ -43,14 +46,50 @@ class HandlerContext:
         self.start = start
         self.failed = failed
         self.lost = lost
+        self._ready: deque[Handler] = deque()
+        self._more: anyio.Event | None = None
+        self._started = False
+        self._logged_at = 0.0
+
+    def may_log(self) -> bool:
+        """Return whether it is time for another log entry: a failure a second is told in full, all are counted."""
+        now = self.mailboxes.now
+        if now - self._logged_at < LOG_EVERY:
+            return False
+        self._logged_at = now
+        return True
+
+    def ready(self, handler: Handler) -> None:
+        """Have the plain function of *handler* called soon for what is in its mailbox."""
+        self._ready.append(handler)
+        if self._more is not None:
+            self._more.set()
+            self._more = None
+        elif not self._started:
+            self._started = True
+            self.start(self._run)
+
+    async def _run(self) -> None:
+        """Call plain functions for ever, up to ``EVENTS_PER_TURN`` times between two chances for others."""
+        left = EVENTS_PER_TURN
+        while True:
+            if not self._ready:
+                self._more = anyio.Event()
+                await self._more.wait()
+                continue
+            left -= self._ready.popleft().take_turn(left)
+            if left <= 0:
+                left = EVENTS_PER_TURN
+                await checkpoint()
 
 
 class Handler:
     """
-    A function with a mailbox and, from its first event on, a task.
+    A function with a mailbox.
 
     Events are handled in order, each after the one before has been; what the function raises is
-    logged, counted and told to ``on_error``, and the next event is handled.
+    logged, counted and told to ``on_error``, and the next event is handled. A function that waits
+    gets a task of its own with its first event, so that it holds up no other.
 
     Attributes:
         name: the pattern, or the client, that it handles.
@@ -61,11 +100,11 @@ class Handler:
     """
 
     __slots__ = (
-        "_busy",
         "_context",
         "_decoder",
         "_more",
-        "_started",
+        "_plain",
+        "_running",
         "before",
         "function",
         "local",
@@ -90,43 +129,74 @@ class Handler:
         self._context = context
         self._decoder = None if data is None else msgspec.msgpack.Decoder(data)
         self._more: anyio.Event | None = None
-        self._started = False
+        self._plain = not inspect.iscoroutinefunction(function)
+        self._running = False
+
+    def take_turn(self, most: int) -> int:
+        """Handle what is in the mailbox, *most* events at the most; return how many."""
+        for count in range(most):
+            event = self.mailbox.next()
+            if event is None:
+                self._running = False
+                return count + 1
+            result = self._call(event)
+            if result is not None:  # it is not plain after all
+                self._plain = False
+                self._context.start(partial(self._run, event, result))
+                return count + 1
+        self._context.ready(self)
+        return most
 
     def _wake(self) -> None:
         if self._more is not None:
             self._more.set()
-        elif not self._started and not self.mailbox.closed:
-            self._started = True
-            self._context.start(self._run)
+            self._more = None
+        elif not self._running and not self.mailbox.closed:
+            self._running = True
+            if self._plain:
+                self._context.ready(self)
+            else:
+                self._context.start(self._run)
 
-    async def _run(self) -> None:
+    async def _run(self, event: Event | None = None, result: Awaitable[object] | None = None) -> None:
+        """Handle events for ever, in a task of their own; *result* is what remains to do of *event*."""
         mailbox = self.mailbox
         handled = 0
-        while not mailbox.closed:
+        while True:
+            if event is not None and result is not None:
+                try:
+                    await result
+                except Exception as error:
+                    self._failed(event, error)
+            if mailbox.closed:
+                return
             event = mailbox.next()
             if event is None:
                 self._more = anyio.Event()
                 await self._more.wait()
-                self._more = None
                 continue
-            await self._handle(event)
+            result = self._call(event)
             handled += 1
             if handled % EVENTS_PER_TURN == 0:
                 await checkpoint()
 
-    async def _handle(self, event: Event) -> None:
-        """Call the function; a plain one costs no wait."""
+    def _call(self, event: Event) -> Awaitable[object] | None:
+        """Call the function; return what is still to be awaited, if anything."""
         if event.type == LOSS:
             self._context.lost(self.name, event.data)
-            return
+            return None
         if self.before is not None:
             self.before()
         try:
             if self._decoder is not None:
                 event.read(self._decoder)
             result = self.function(event)
-            if result is not None and inspect.isawaitable(result):
-                await result
         except Exception as error:
-            logger.exception("handler %s raised for %r", self.name, event)
-            self._context.failed(event, error)
+            self._failed(event, error)
+            return None
+        return result if result is not None and inspect.isawaitable(result) else None
+
+    def _failed(self, event: Event, error: Exception) -> None:
+        if self._context.may_log():
+            logger.error("handler %s raised for %r", self.name, event, exc_info=error)
+        self._context.failed(event, error)

@@ -46,6 +46,7 @@ class Mailboxes:
     What the mailboxes of a node share: their bounds, the clock, and which of them are not empty.
 
     Attributes:
+        lead: how many events may wait before local senders do.
         now: the time, as of the last frame or tick; mailboxes read no clock of their own.
         busy: those whose consumers have not yet handled all.
         dropped: events dropped by all of them so far.
@@ -54,6 +55,7 @@ class Mailboxes:
 
     def __init__(self, options: BusOptions, now: float, on_dropped: OnDropped) -> None:
         self.options = options
+        self.lead = min(options.local_lead, options.mailbox_events)
         self.now = now
         self.on_dropped = on_dropped
         self._frozen: dict[Mailbox, None] | None = None
@@ -68,8 +70,13 @@ class Mailboxes:
         Then no mailbox hands anything out until :meth:`verified`: others may own the clients now.
         """
         if self._frozen is None and monotonic() - self.now > self.options.lease:
-            self._frozen = {}
+            self.doubt()
         return self._frozen is not None
+
+    def doubt(self) -> None:
+        """Hand nothing out until :meth:`verified`."""
+        if self._frozen is None:
+            self._frozen = {}
 
     def freeze(self, mailbox: Mailbox) -> None:
         """Wake the consumer of *mailbox* once it is :meth:`verified` that the clients are still ours."""
@@ -159,8 +166,8 @@ class Mailbox:
 
     def full(self) -> bool:
         """Return whether a local sender should wait for room before it adds anything."""
-        options = self._shared.options
-        return (self.count >= options.mailbox_events or self._size >= options.mailbox_size) and not self._lagging
+        shared = self._shared
+        return (self.count >= shared.lead or self._size >= shared.options.mailbox_size) and not self._lagging
 
     def add(self, event: Event, size: int) -> None:
         """Add one event of this node; never refuses and never waits."""

@@ -9,6 +9,7 @@ from time import monotonic, time
 from typing import Any, Final, TypeAlias
 
 import anyio
+import attrs
 import msgspec
 from anyio.abc import TaskGroup
 from msgspec.structs import replace
@@ -48,7 +49,7 @@ logger = logging.getLogger("eventbus")
 
 TICK: Final = 0.05
 LEAVE_TIMEOUT: Final = 2.0
-SETTLE_TIMEOUT: Final = 0.5
+SETTLE_TIMEOUT: Final = 4.0
 
 
 Headers: TypeAlias = Mapping[str, str]
@@ -68,6 +69,8 @@ class LocalNode:
 
     def __init__(self, transport: Transport, options: BusOptions) -> None:
         largest = transport.capabilities.max_frame_size - LARGEST_ENVELOPE
+        if options.max_event_size > largest and options.max_event_size == BusOptions().max_event_size:
+            options = attrs.evolve(options, max_event_size=largest)
         if options.max_event_size > largest:
             raise ConfigurationError(
                 f"max_event_size is {options.max_event_size:,}; frames of {transport.uri} hold events of at most "
@@ -117,7 +120,7 @@ class LocalNode:
             self.router, self.ownership, self.requests, self.end, self.on_undeliverable.emit, self.stats, asking
         )
         namesake = asking.namesake if asking else lambda _incarnation: None
-        self._delivery = Delivery(self.router, self._sessions, transport, self.on_gap.emit, namesake)
+        self._delivery = Delivery(self.router, self._sessions, transport, self.on_gap.emit, namesake, self._doubt)
         if asking is not None:
             asking.tell_all, asking.tell_node = self.router.tell_all, self.router.tell_node
         self._handler_failures = 0
@@ -253,13 +256,18 @@ class LocalNode:
         nodes = await self.directory.nodes()
         for partition in partitions:
             self._sessions.joined(partition, nodes)
-        with anyio.move_on_after(SETTLE_TIMEOUT):  # a node that hangs does not answer
+        with anyio.move_on_after(SETTLE_TIMEOUT):  # a node that hangs is asked for so long
             while not all(map(self._sessions.settled, partitions)):
-                self._answer = anyio.Event()
                 await self._answer.wait()
+
+    def _doubt(self) -> None:
+        """Hand nothing out until the directory has confirmed our clients: for a while we did not hear of others."""
+        self.mailboxes.doubt()
+        self.ownership.hurry()
 
     def _answered(self) -> None:
         self._answer.set()
+        self._answer = anyio.Event()
 
     def _has_joined(self, partition: Partition) -> bool:
         return partition == ALL_NODES or partition in self.subscriptions.lanes.accepted
@@ -518,10 +526,12 @@ class LocalNode:
                 self.end(holding, BusClosed(f"client {holding.name!r} did not come back"))
 
     async def _keep_lease(self) -> None:
-        async for taken in self.ownership.keep_lease():
+        async for lost, taken in self.ownership.keep_lease():
             for holding, owner in taken:
                 self.end(holding, ClientTakenOver(holding.name, owner.node))
-            self.on_lease_lost.emit()
+            if lost:
+                self.router.trust_after = monotonic() + self.options.lease
+                self.on_lease_lost.emit()
 
     def _start(self, task: Service) -> None:
         if self._tasks is None:

@@ -25,6 +25,7 @@ from eventbus_core.wire import WIRE_VERSION
 logger = logging.getLogger("eventbus")
 
 RENEWALS_PER_LEASE: Final = 3
+PAUSE: Final = 0.2
 
 
 class Holding:
@@ -94,6 +95,7 @@ class Ownership:
         self._took_over = took_over
         self._end = end
         self._owed: list[Claim] = []
+        self._hurry = anyio.Event()
         self._superseded: dict[str, tuple[int, str]] = {}
         self._claims = Batcher(self._claim_all, self._abandoned)
         self._releases = Batcher(self._release_all)
@@ -155,24 +157,30 @@ class Ownership:
         yield self._releases.run
         yield self.lookups.run
 
-    async def keep_lease(self) -> AsyncIterator[list[tuple[Holding, Owner]]]:
+    def hurry(self) -> None:
+        """Renew the lease now, and make sure of what we hold."""
+        self._hurry.set()
+
+    async def keep_lease(self) -> AsyncIterator[tuple[bool, list[tuple[Holding, Owner]]]]:
         """
         Renew the lease for ever.
 
-        Each time it was lost, enter again with a new incarnation, claim again what nobody took,
-        and yield what others took, with their present owners.
+        Each time it was lost, enter again with a new incarnation, and claim again what nobody took.
+        Then, and after :meth:`hurry`, yield whether it was lost, and what others took, with its owners.
         """
         lost = False
         while True:
-            await anyio.sleep(self._options.lease / RENEWALS_PER_LEASE)
+            with anyio.move_on_after(PAUSE if lost else self._options.lease / RENEWALS_PER_LEASE):
+                await self._hurry.wait()
             try:
                 if not await self._directory.renew():
                     logger.warning("node %s lost its lease; entering again", self._node)
                     lost = True
                     await self.enter()
                     self._owed.clear()  # the claims of the former incarnation have ended with its lease
-                if lost:
-                    yield await self._claim_again()
+                if lost or self._hurry.is_set():
+                    self._hurry = anyio.Event()
+                    yield lost, await self._claim_again()
                     lost = False
                 self._verified()
                 owed, self._owed = self._owed, []
@@ -182,12 +190,17 @@ class Ownership:
                 raise  # another has entered in our name; we are nobody any more
             except EventBusError as error:
                 logger.warning("node %s could not renew its lease: %s", self._node, error)
+                lost = lost or self._hurry.is_set()
 
     async def _claim_again(self) -> list[tuple[Holding, Owner]]:
         """Claim what we held; let go of what others took, and return it with its present owners."""
         held = list(self.clients.values())
         owners = await self._claim_all([(holding, False) for holding in held])
-        taken = [(holding, owner) for holding, owner in zip(held, owners, strict=True) if owner is not None]
+        taken = [
+            (holding, owner)
+            for holding, owner in zip(held, owners, strict=True)
+            if owner is not None and owner.node != self._node
+        ]
         for holding, _ in taken:
             self.drop(holding)
         return taken

@@ -9,8 +9,10 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
+from time import monotonic
 from typing import Any, Final, TypeAlias
 
+import anyio
 import attrs
 import msgspec
 from msgspec.structs import replace
@@ -32,6 +34,7 @@ from eventbus_core.waits import Waits
 MOVED: Final = "$sys.moved"
 UNDELIVERABLE: Final = "$sys.undeliverable"
 NO_HANDLER: Final = "no handler"
+PAUSE: Final = 0.1
 
 Wait: TypeAlias = Coroutine[Any, Any, None] | None
 Indexes: TypeAlias = Sequence[PatternIndex[Mailbox]]
@@ -67,6 +70,7 @@ class Router:
         remembered: the owners of remote clients, and remote nodes, as last heard of.
         accepted, local: events taken from the application, and deliveries within this node.
         undeliverable: events reported to their senders, by reason.
+        trust_after: when the directory, which had lost its memory, knows again who is there; see :meth:`doubtful`.
     """
 
     def __init__(
@@ -85,6 +89,7 @@ class Router:
         self.remembered: dict[str, Route] = {}
         self.accepted = self.local = 0
         self.undeliverable: Counter[str] = Counter()
+        self.trust_after = 0.0
         self.waits = waits
         self.options = options
         self.node = node
@@ -160,6 +165,10 @@ class Router:
         here = (self.subscriptions.handlers, self.subscriptions.locals) if include_self else ()
         return self._spread(event, size, self.outbox.queue(ALL_NODES), here)
 
+    def doubtful(self) -> bool:
+        """Return whether the directory may not know everybody who is there, since it has lost its memory."""
+        return monotonic() < self.trust_after
+
     async def locate(self, client: str) -> Owner | None:
         """Return the owner of *client* as the directory knows it now."""
         return await self.ownership.lookups.ask(check_client(client))
@@ -226,6 +235,9 @@ class Router:
         """Learn the way to *target* by the directory's word."""
         owner = await (self._find_node(target[1:]) if target[:1] == NODE_SIGN else self.locate(target))
         if owner is None:
+            if self.doubtful():
+                await anyio.sleep(PAUSE)
+                return
             raise ClientNotFound(target)
         if owner.node != self.node:
             self.remember(target, owner)

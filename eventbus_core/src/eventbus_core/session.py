@@ -132,7 +132,8 @@ class Outgoing:
         self.position = 0
         self.handled = 1
         self.kept: deque[Kept] = deque()
-        self._sent_at = 0.0
+        self._progress = True
+        self._silent_since = 0.0
         self._alone = False  # whether nobody listens, as far as we know
         self._windows: dict[str, int] = {}
         self._began = 0  # the position from which a receiver that did not answer yet has its first window
@@ -146,7 +147,7 @@ class Outgoing:
         frame = Frame(self.partition, pack(header, events))
         if events:
             self._context.keep(Kept(self, self.next, len(events), self.position, now, frame.data))
-            self._sent_at = now
+            self._progress |= self.handled == self.next
             self.next += len(events)
             self.position += size
             self._probes, self._probe_at = 0, now + PROBES[0]
@@ -178,12 +179,19 @@ class Outgoing:
             self._began = self.position
 
     def silent(self, now: float) -> bool:
-        """Return whether the node that this session goes to has left our events unanswered for suspiciously long."""
-        return self.handled < self.next and now - self._sent_at > SUSPICION
+        """
+        Return whether the node that this session goes to has left our events unanswered for suspiciously long.
+
+        To be asked from time to time.
+        """
+        if self._progress or self.handled == self.next:
+            self._progress, self._silent_since = False, now
+        return now - self._silent_since > SUSPICION
 
     def granted(self, receiver: str, upto: int, handled: int) -> None:
         """Let *receiver*, which handled all below number *handled*, get events up to position *upto*."""
         if self._node is not None:
+            self._progress |= handled > self.handled
             self.handled = max(self.handled, min(handled, self.next))
         if self._node is None and upto <= self.position and receiver not in self._windows:
             return  # a laggard is waited for again once it has caught up

@@ -147,6 +147,12 @@ class Sessions:
         """Return whether every node has said where its session to *partition* is, or will never say so."""
         return all(asked != partition for _, asked in self._questions)
 
+    def unreachable(self, node: str) -> None:
+        """Expect no answers of *node*: by the transport's word it does not listen."""
+        if any(asked == node for asked, _ in self._questions):
+            self._questions = {asked: None for asked in self._questions if asked[0] != node}
+            self.on_answer()
+
     def interrupted(self) -> None:
         """Ask every sender where it is, since the transport may have lost frames."""
         heard = [(incoming.node, incoming.partition) for incoming in self._incoming.values()]

@@ -16,6 +16,7 @@ from eventbus_core import (
     Capabilities,
     ConfigurationError,
     EventBusError,
+    Finding,
     Frame,
     Interrupted,
     Partition,
@@ -25,6 +26,7 @@ from eventbus_core import (
 )
 from eventbus_redis.channels import Channels
 from eventbus_redis.commands import Commands, pack, pack_publish
+from eventbus_redis.diagnosis import examine
 from eventbus_redis.directory import RedisDirectory
 from eventbus_redis.errors import redis_errors
 from eventbus_redis.options import RedisOptions
@@ -49,7 +51,11 @@ class RedisTransport(Transport):
     ``join`` or ``receive`` reads, in turns, and mends the connection when it finds it broken.
     """
 
-    capabilities: ClassVar[Capabilities] = Capabilities(ordered=True, counts_receivers=True)
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        ordered=True,
+        counts_receivers=True,
+        max_frame_size=16 * 1024 * 1024,  # Redis cuts a subscriber for whom 32 MB wait
+    )
     Options: ClassVar[type[Any]] = RedisOptions
 
     def __init__(self, uri: TransportURI, node: str) -> None:
@@ -58,7 +64,8 @@ class RedisTransport(Transport):
         self._server = Server(uri, options)
         # Channels belong to no database, so those of any but the first carry its number.
         prefix = f"{options.prefix}/{self._server.database}" if self._server.database else options.prefix
-        self._channels = Channels(f"{prefix}:{uri.namespace}", node)
+        self._root = f"{prefix}:{uri.namespace}"
+        self._channels = Channels(self._root, node)
         self._publisher = Commands(self._server, options.command_timeout)
         self._records = Commands(self._server, options.command_timeout)
         self.directory = RedisDirectory(self._records, options.prefix, uri.namespace)
@@ -114,6 +121,13 @@ class RedisTransport(Transport):
             async with self._turn:
                 if not arrived:
                     await self._read()
+
+    async def diagnose(self) -> list[Finding]:
+        findings = await examine(self._server, self.options, f"{self.options.prefix}:{self.uri.namespace}", self._root)
+        if any(finding.check == "connection" for finding in findings):
+            return findings
+        connection, *rest = await super().diagnose()
+        return [connection, *findings, *rest]
 
     async def _joined(self, names: Sequence[bytes]) -> None:
         while not self._channels.joined(names):
