@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 import anyio
 from anyio.lowlevel import checkpoint
 
+from tests.bus.support import tasks
+
 T = TypeVar("T")
 
 LATEST = 400
@@ -73,12 +75,10 @@ class Attempt:
                 await checkpoint()
             scope.cancel()
 
-        async with anyio.create_task_group() as group:
+        async with tasks() as group:
             group.start_soon(cancel)
             await checkpoint()
             await operation(started.set)
-            if not scope.cancel_called:
-                group.cancel_scope.cancel()
 
 
 def attempts_at_every_await() -> Iterator[Attempt]:

@@ -139,10 +139,15 @@ class AskingDirectory(Directory):
         self._held.clear()
         self._me = Alive(node, self._next(), lease, terms.wire_version, terms.lanes)
         self._present = True
+        if self._introduced:
+            self._nodes.clear()
+            await self._ask([""], timeout=INTRODUCTION, patient=True)
         return self._me.incarnation
 
     async def renew(self) -> bool:
         self._check()
+        if self._nodes and not self._others():
+            return False  # all whom we knew have fallen silent: it may be us who was cut off
         if self._present:
             self.tell_all(ALIVE, self._me)
         return self._present

@@ -14,19 +14,10 @@ except ImportError as error:
         f"eventbus_core.testing needs pytest and hypothesis ({error}): pip install 'eventbus-core[testing]'"
     ) from error
 else:
+    asserting = ("bus", "directory", "failure", "transport", "upset")
     pytest.register_assert_rewrite(
-        *(
-            f"{__name__}.{module}"
-            for module in (
-                "bus_suite",
-                "directory_suite",
-                "failure_suite",
-                "parties",
-                "streams",
-                "transport_suite",
-                "world",
-            )
-        )
+        *(f"{__name__}.{name}_suite" for name in asserting),
+        *(f"{__name__}.{name}" for name in ("parties", "records", "streams", "world")),
     )
 
 from eventbus_core.testing.chaos import Chaos, ChaosTransport, chaos_around

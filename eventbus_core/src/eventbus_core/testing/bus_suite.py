@@ -14,7 +14,7 @@ from eventbus_core.errors import ClientNotFound, ClientTakenOver
 from eventbus_core.testing.guarantees import for_all, naming, scenario
 from eventbus_core.testing.hosts import buses
 from eventbus_core.testing.inbox import read
-from eventbus_core.testing.model import Operation, programs
+from eventbus_core.testing.operations import Operation, programs
 from eventbus_core.testing.streams import Streams
 from eventbus_core.testing.under_test import UnderTest
 from eventbus_core.testing.waiting import tasks

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any, Final, ParamSpec, TypeAlias
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from eventbus_core.discovery import load_backend
@@ -81,7 +81,8 @@ def for_all(check: Callable[..., None], *, examples: int, **strategies: st.Searc
     rules = settings(
         max_examples=examples,
         deadline=None,
-        print_blob=True,
+        print_blob=False,  # it would be of no use to anyone: what it decorates is not the author's
+        phases=set(Phase) - {Phase.explain},
         report_multiple_bugs=False,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     )

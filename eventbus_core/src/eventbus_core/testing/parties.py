@@ -10,6 +10,7 @@ import attrs
 import pytest
 
 from eventbus_core.discovery import load_backend
+from eventbus_core.options import option_names
 from eventbus_core.testing.hosts import fresh_namespace
 from eventbus_core.testing.waiting import tasks, within_deadline
 from eventbus_core.transport import Directory, Frame, Partition, Terms, Transport
@@ -79,9 +80,12 @@ class Party:
 
 
 def transport_at(uri: str, node: str, namespace: str) -> Transport:
-    """Return a transport of *node* that is not open."""
+    """Return a transport of *node* that is not open; options of the bus in *uri* are not for it."""
     place = TransportURI.parse(uri)
-    return load_backend(place.scheme)(attrs.evolve(place, namespace=namespace), node)
+    backend = load_backend(place.scheme)
+    known = option_names(backend.Options)
+    options = {name: value for name, value in place.options.items() if name in known}
+    return backend(attrs.evolve(place, namespace=namespace, options=options), node)
 
 
 @asynccontextmanager
@@ -96,3 +100,8 @@ async def parties(uri: str, *nodes: str, namespace: str = "", receiving: bool = 
             if receiving:
                 group.start_soon(party.run)
         yield opened
+
+
+def numbered(count: int, prefix: str = "") -> list[bytes]:
+    """Return *count* different contents of frames."""
+    return [f"{prefix}{number}".encode() for number in range(count)]

@@ -12,7 +12,7 @@ import attrs
 from eventbus_core.bus import Bus
 from eventbus_core.discovery import load_backend
 from eventbus_core.errors import TransportUnavailable
-from eventbus_core.options import BusOptions
+from eventbus_core.options import BusOptions, option_names, parse_options
 from eventbus_core.testing.hosts import fresh_namespace
 from eventbus_core.testing.waiting import tasks
 from eventbus_core.testing.wrapping import WrappedTransport, wrapped
@@ -162,13 +162,17 @@ class Severable:
 @asynccontextmanager
 async def severable_buses(uri: str, count: int, *, lease: float) -> AsyncIterator[list[Severable]]:
     """Open *count* buses, ``n0``, ``n1``, ..., in a namespace of their own."""
-    place = attrs.evolve(TransportURI.parse(uri), namespace=fresh_namespace())
-    backend = wrapped(SeverableTransport, load_backend(place.scheme))
+    parsed = TransportURI.parse(uri)
+    backend = wrapped(SeverableTransport, load_backend(parsed.scheme))
+    ours = {name: value for name, value in parsed.options.items() if name in option_names(BusOptions)}
+    theirs = {name: value for name, value in parsed.options.items() if name not in ours}
+    place = attrs.evolve(parsed, namespace=fresh_namespace(), options=theirs)
     async with tasks() as group, AsyncExitStack() as stack:
         opened = []
         for number in range(count):
             transport = backend(place, f"n{number}")
             group.start_soon(transport.pump)
-            options = BusOptions(node=transport.node, namespace=place.namespace, lease=lease)
-            opened.append(Severable(await stack.enter_async_context(Bus(transport, options)), transport))
+            own = {"node": transport.node, "namespace": place.namespace, "lease": lease}
+            bus = Bus(transport, parse_options(BusOptions, {**ours, **own}))
+            opened.append(Severable(await stack.enter_async_context(bus), transport))
         yield opened

@@ -6,9 +6,10 @@ from eventbus_core.testing.bus_suite import BusSuite
 from eventbus_core.testing.directory_suite import DirectorySuite
 from eventbus_core.testing.failure_suite import FailureSuite
 from eventbus_core.testing.transport_suite import TransportSuite
+from eventbus_core.testing.upset_suite import UpsetSuite
 
 
-class BackendSuite(TransportSuite, DirectorySuite, BusSuite, FailureSuite):
+class BackendSuite(TransportSuite, UpsetSuite, DirectorySuite, BusSuite, FailureSuite):
     """
     Checks every guarantee that a backend's :class:`Capabilities` promise.
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections import Counter, defaultdict
 from collections.abc import Callable
 from functools import singledispatchmethod
 from typing import Any
 
 import anyio
-import attrs
 import pytest
 from anyio.abc import TaskGroup
 
@@ -17,38 +15,23 @@ from eventbus_core.bus import Bus
 from eventbus_core.client import Client
 from eventbus_core.errors import BusClosed, ClientAlreadyClaimed, ClientNotFound, ClientTakenOver, RequestFailed
 from eventbus_core.event import Event
-from eventbus_core.losses import Undeliverable
-from eventbus_core.testing import model, waiting
+from eventbus_core.testing import operations, waiting
 from eventbus_core.testing.hosts import Host, fresh_namespace
 from eventbus_core.testing.inbox import Reader
-from eventbus_core.testing.model import Letter, Model, Operation, Receiver
+from eventbus_core.testing.model import Letter, Model, Receiver
+from eventbus_core.testing.operations import Operation
+from eventbus_core.testing.records import Records, spoil
 from eventbus_core.testing.waiting import tasks
-
-
-@attrs.frozen
-class Delivery:
-    """What a receiver got, as it was at that moment."""
-
-    source: str
-    target: str
-    type: str
-    data: Any
-    headers: dict[str, str] | None
 
 
 class World:
     """
-    Buses in a namespace of their own, and the model of them; see :func:`carry_out`.
-
-    Attributes:
-        got: what each receiver got so far.
-        ids: of all events that came, to each of the receivers.
+    Buses in a namespace of their own, the model of them, and what has come; see :func:`carry_out`.
     """
 
     def __init__(self, uri: str, group: TaskGroup, *, faults: bool = False, **options: object) -> None:
         self.model = Model()
-        self.got: dict[Receiver, list[Delivery]] = defaultdict(list)
-        self.ids: dict[Receiver, list[str]] = defaultdict(list)
+        self.records = Records(self.model)
         self._uri = uri
         self._group = group
         self._faults = faults
@@ -57,27 +40,24 @@ class World:
         self._clients: dict[str, Client] = {}
         self._readers: dict[Receiver, Reader] = {}
         self._functions: dict[Receiver, tuple[Bus, Callable[[Event], Any]]] = {}
-        self._lost: list[Undeliverable] = []  # reported
-        self._doomed: dict[int, Letter] = {}  # accepted, though nobody will handle them
-        self._grew = anyio.Event()
 
     async def start(self) -> None:
         """Open the first two buses."""
-        for node in model.NODES[:2]:
-            await self.do(model.Open(node))
+        for node in operations.NODES[:2]:
+            await self.do(operations.Open(node))
 
     async def finish(self) -> None:
         """Send once more from everywhere to everyone, so that whatever came too much has come before; then close."""
-        for topic in model.TOPICS:
-            await self.do(model.Burst(topic, 1))
-        await self._settle()
+        for topic in operations.TOPICS:
+            await self.do(operations.Burst(topic, 1))
+        await self.records.settled()
         for node in sorted(self.model.nodes):
             stats = self._bus(node).stats()
             assert (stats.missed, stats.dropped, stats.handler_failures) == (0, 0, 0), stats
             if not self._faults:
                 assert (stats.duplicates, dict(stats.refused)) == (0, {}), stats
-            await self.do(model.Close(node))
-        self._check()
+            await self.do(operations.Close(node))
+        self.records.check()
 
     @singledispatchmethod
     async def do(self, operation: Operation) -> None:
@@ -85,21 +65,21 @@ class World:
         raise NotImplementedError(operation)
 
     @do.register
-    async def _(self, operation: model.Open) -> None:
+    async def _(self, operation: operations.Open) -> None:
         if operation.node in self.model.nodes:
             return
-        await self._settle()
+        await self.records.settled()
         self.model.open(operation.node)
         host = self._hosts[operation.node] = Host(self._uri, node=operation.node, **self._options)
         bus = await host.open(self._group)
-        bus.on_undeliverable(self._reported)
+        bus.on_undeliverable(self.records.reported)
         assert [node.id for node in await bus.nodes()] == sorted(self.model.nodes)
 
     @do.register
-    async def _(self, operation: model.Close) -> None:
+    async def _(self, operation: operations.Close) -> None:
         if operation.node not in self.model.nodes:
             return
-        await self._settle()
+        await self.records.settled()
         self.model.close(operation.node)
         await self._hosts.pop(operation.node).close()
         await self._check_ends()
@@ -107,10 +87,10 @@ class World:
             assert [other.id for other in await self._bus(node).nodes()] == sorted(self.model.nodes)
 
     @do.register
-    async def _(self, operation: model.Claim) -> None:
+    async def _(self, operation: operations.Claim) -> None:
         if operation.node not in self.model.nodes:
             return
-        await self._settle()
+        await self.records.settled()
         client = self._bus(operation.node).client(operation.client, takeover=operation.takeover)
         held = self.model.handles.get(operation.client)
         if held is not None and not operation.takeover:
@@ -121,104 +101,104 @@ class World:
         await client.__aenter__()
         receiver = self.model.claim(operation.node, operation.client).receiver
         self._clients[operation.client] = client
-        self._readers[receiver] = reader = _Recorder(self, receiver, client)
+        self._readers[receiver] = reader = _Recorder(self.records, receiver, client)
         self._group.start_soon(reader.run)
 
     @do.register
-    async def _(self, operation: model.Release) -> None:
+    async def _(self, operation: operations.Release) -> None:
         if operation.client in self.model.handles:
-            await self._settle()
+            await self.records.settled()
             self.model.release(operation.client)
             await self._clients.pop(operation.client).aclose()
             await self._check_ends()
 
     @do.register
-    async def _(self, operation: model.Subscribe) -> None:
+    async def _(self, operation: operations.Subscribe) -> None:
         if handle := self.model.handles.get(operation.client):
-            await self._settle()
+            await self.records.settled()
             await self._clients[operation.client].subscribe(operation.pattern)
             handle.patterns.add(operation.pattern)
 
     @do.register
-    async def _(self, operation: model.Unsubscribe) -> None:
+    async def _(self, operation: operations.Unsubscribe) -> None:
         if handle := self.model.handles.get(operation.client):
-            await self._settle()
+            await self.records.settled()
             await self._clients[operation.client].unsubscribe(operation.pattern)
             handle.patterns.discard(operation.pattern)
 
     @do.register
-    async def _(self, operation: model.On) -> None:
+    async def _(self, operation: operations.On) -> None:
         if operation.node not in self.model.nodes:
             return
-        await self._settle()
+        await self.records.settled()
         handler = self.model.on(operation.node, operation.pattern, operation.local)
         bus = self._bus(operation.node)
 
         async def handle(event: Event) -> None:
             if event.reply_to is not None:
                 await bus.reply(event, event.data)
-            self.record(handler.receiver, event)
+            self.records.record(handler.receiver, event)
 
         bus.on(operation.pattern, local=operation.local)(handle)
         await bus.ready()
         self._functions[handler.receiver] = bus, handle
 
     @do.register
-    async def _(self, operation: model.Off) -> None:
+    async def _(self, operation: operations.Off) -> None:
         if operation.which < len(self.model.handlers):
-            await self._settle()
+            await self.records.settled()
             handler = self.model.handlers.pop(operation.which)
             bus, function = self._functions.pop(handler.receiver)
             bus.off(function)
 
     @do.register
-    async def _(self, operation: model.Send) -> None:
+    async def _(self, operation: operations.Send) -> None:
         if sender := self._sender(operation.node, operation.as_client):
             await self._send(sender, operation.node, operation.client, operation.value)
 
     @do.register
-    async def _(self, operation: model.SendNode) -> None:
+    async def _(self, operation: operations.SendNode) -> None:
         if operation.node not in self.model.nodes:
             return
         bus = self._bus(operation.node)
         letter, data = self._letter(operation.node, bus, f"@{operation.to}", operation.type, operation.value)
         if operation.to in self.model.nodes:
             if not self.model.send_node(letter, operation.to):
-                self._doomed[letter.number] = letter
+                self.records.doom(letter)
             await bus.send(f"@{operation.to}", operation.type, data)
         else:
             await self._send_nowhere(bus, letter, data)
-        _spoil(data)
+        spoil(data)
 
     @do.register
-    async def _(self, operation: model.Publish) -> None:
+    async def _(self, operation: operations.Publish) -> None:
         if sender := self._sender(operation.node, operation.as_client):
             topic = operation.topic
             letter, data = self._letter(operation.node, sender, f"#{topic}", topic, operation.value)
             self.model.publish(letter)
             await sender.publish(topic, data, headers={"n": str(letter.number)})
-            _spoil(data)
+            spoil(data)
 
     @do.register
-    async def _(self, operation: model.Broadcast) -> None:
+    async def _(self, operation: operations.Broadcast) -> None:
         if operation.node in self.model.nodes:
             bus = self._bus(operation.node)
             letter, data = self._letter(operation.node, bus, "*", operation.type, operation.value)
             self.model.broadcast(letter, operation.include_self)
             await bus.broadcast(operation.type, data, include_self=operation.include_self)
-            _spoil(data)
+            spoil(data)
 
     @do.register
-    async def _(self, operation: model.Emit) -> None:
+    async def _(self, operation: operations.Emit) -> None:
         if operation.node in self.model.nodes:
             bus = self._bus(operation.node)
             letter, data = self._letter(operation.node, bus, bus.address, operation.type, operation.value)
             self.model.emit(letter)
             await bus.emit(operation.type, data)
-            _spoil(data)
+            spoil(data)
 
     @do.register
-    async def _(self, operation: model.Ask) -> None:
+    async def _(self, operation: operations.Ask) -> None:
         if operation.node not in self.model.nodes:
             return
         bus = self._bus(operation.node)
@@ -226,7 +206,7 @@ class World:
         await self._ask(bus, letter, data, answers=int(self.model.send(letter)))
 
     @do.register
-    async def _(self, operation: model.AskNode) -> None:
+    async def _(self, operation: operations.AskNode) -> None:
         if operation.node not in self.model.nodes:
             return
         bus, to = self._bus(operation.node), operation.to
@@ -235,12 +215,12 @@ class World:
         await self._ask(bus, letter, data, answers=answers)
 
     @do.register
-    async def _(self, operation: model.Burst) -> None:
+    async def _(self, operation: operations.Burst) -> None:
         async def burst(node: str) -> None:
             for _ in range(operation.count):
-                await self.do(model.Publish(node, operation.topic, False, None))
+                await self.do(operations.Publish(node, operation.topic, False, None))
                 for client in list(self.model.handles):
-                    await self.do(model.Send(node, client, False, None))
+                    await self.do(operations.Send(node, client, False, None))
 
         async with anyio.create_task_group() as group:
             for node in sorted(self.model.nodes):
@@ -252,7 +232,7 @@ class World:
             await sender.send(client, letter.type, data, headers={"n": str(letter.number)})
         else:
             await self._send_nowhere(sender, letter, data)
-        _spoil(data)
+        spoil(data)
 
     async def _send_nowhere(self, sender: Bus | Client, letter: Letter, data: Any) -> None:
         """Send what nobody will get: that is said at once, or later if the sender's node believes in a former owner."""
@@ -262,7 +242,7 @@ class World:
             return
         former = self.model.visited[letter.target] - {letter.node}
         assert former or letter.target.startswith("@"), f"nobody ever held the target of {letter}"
-        self._doomed[letter.number] = letter
+        self.records.doom(letter)
 
     async def _ask(self, bus: Bus, letter: Letter, data: Any, answers: int) -> None:
         try:
@@ -273,44 +253,7 @@ class World:
             assert answers, f"{answer} to {letter}"
             assert answer.data == {"n": letter.number, "value": letter.value}
             assert answer.source == letter.target
-        _spoil(data)
-
-    def record(self, receiver: Receiver, event: Event) -> None:
-        """Keep what *receiver* got, and spoil the receiver's own copy, which nobody else may hold."""
-        data, headers = copy.deepcopy(event.data), copy.deepcopy(event.headers)
-        self.got[receiver].append(Delivery(event.source, event.target, event.type, data, headers))
-        self.ids[receiver].append(event.id)
-        _spoil(event.data)
-        if event.headers is not None:
-            event.headers.clear()
-        self._grew.set()
-        self._grew = anyio.Event()
-
-    def _reported(self, fate: Undeliverable) -> None:
-        self._lost.append(fate)
-        self._grew.set()
-        self._grew = anyio.Event()
-
-    async def _settle(self) -> None:
-        """Return once all that must have come has come, and check it."""
-        with anyio.move_on_after(waiting.DEADLINE):
-            while len(self._lost) < len(self._doomed) or any(
-                len(self.got[receiver]) < len(letters) for receiver, letters in self.model.mail.items()
-            ):
-                await self._grew.wait()
-        self._check()
-
-    def _check(self) -> None:
-        for receiver in self.got.keys() | self.model.mail.keys():
-            got, letters = self.got[receiver], self.model.mail[receiver]
-            numbers = Counter(delivery.data["n"] for delivery in got)
-            wanted = Counter(letter.number for letter in letters)
-            assert numbers == wanted, f"{receiver}: missing {wanted - numbers}, too much {numbers - wanted}"
-            assert len(set(self.ids[receiver])) == len(got)
-            _check_streams(receiver, got, letters)
-        reported = Counter((fate.source, fate.target, fate.type) for fate in self._lost)
-        doomed = Counter((letter.source, letter.target, letter.type) for letter in self._doomed.values())
-        assert reported == doomed
+        spoil(data)
 
     async def _check_ends(self) -> None:
         for receiver, how in self.model.ends.items():
@@ -335,41 +278,15 @@ class World:
 
 
 class _Recorder(Reader):
-    def __init__(self, world: World, receiver: Receiver, client: Client) -> None:
+    def __init__(self, records: Records, receiver: Receiver, client: Client) -> None:
         super().__init__(client)
-        self._world = world
+        self._records = records
         self._receiver = receiver
 
     async def take(self, event: Event) -> None:
         if event.reply_to is not None:
             await self.client.reply(event, event.data)
-        self._world.record(self._receiver, event)
-
-
-def _check_streams(receiver: Receiver, got: list[Delivery], letters: list[Letter]) -> None:
-    """Check each delivery against its letter, and the order within what one node sent to one address."""
-    by_number = {letter.number: letter for letter in letters}
-    streams: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for delivery in got:
-        letter = by_number[delivery.data["n"]]
-        assert (delivery.source, delivery.target, delivery.type) == (letter.source, letter.target, letter.type)
-        assert delivery.data == {"n": letter.number, "value": letter.value}
-        assert delivery.headers in (None, {"n": str(letter.number)})
-        streams[letter.node, letter.target].append(letter.number)
-    for (node, target), numbers in streams.items():
-        assert numbers == sorted(numbers), f"{receiver} got what {node} sent to {target} in the order {numbers}"
-
-
-def _spoil(data: Any) -> None:
-    """Change *data* in place, as deep as it goes: whoever else holds it will see."""
-    if isinstance(data, dict):
-        for value in data.values():
-            _spoil(value)
-        data.clear()
-    elif isinstance(data, list):
-        for value in data:
-            _spoil(value)
-        data.clear()
+        self._records.record(self._receiver, event)
 
 
 async def carry_out(uri: str, program: list[Operation], *, faults: bool = False, **options: object) -> World:

@@ -1,0 +1,228 @@
+"""The suite bites: each of these backends is broken in one way, and fails the test of the guarantee that it breaks."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+from collections.abc import AsyncIterator, Sequence
+from functools import partial
+from time import monotonic
+from typing import ClassVar
+
+import anyio
+import pytest
+from anyio.lowlevel import checkpoint
+
+from eventbus_core import Claim, Frame, Interrupted, Node, Owner, Partition, TransportURI, register
+from eventbus_core.testing import BackendSuite, waiting
+from eventbus_memory import MemoryTransport
+from eventbus_memory.directory import MemoryDirectory
+
+
+class DeliversTwice(MemoryTransport):
+    async def receive(self) -> AsyncIterator[Frame | Interrupted]:
+        async for item in super().receive():
+            yield item
+            yield item
+
+
+class IgnoresLeave(MemoryTransport):
+    async def leave(self, partitions: Sequence[Partition]) -> None:
+        await checkpoint()
+
+
+class JoinsLate(MemoryTransport):
+    """Its ``join`` takes effect with the next ``publish`` of anyone, after that."""
+
+    late: ClassVar[list[tuple[MemoryTransport, Sequence[Partition]]]] = []
+
+    async def join(self, partitions: Sequence[Partition]) -> None:
+        await checkpoint()
+        self.late.append((self, partitions))
+
+    async def publish(self, frames: Sequence[Frame]) -> Sequence[int]:
+        counts = await super().publish(frames)
+        while self.late:
+            transport, partitions = self.late.pop()
+            await MemoryTransport.join(transport, partitions)
+        return counts
+
+
+class JoinsWhenReceiving(MemoryTransport):
+    """Its ``join`` waits for a confirmation that only ``receive`` reads."""
+
+    def __init__(self, uri: TransportURI, node: str) -> None:
+        super().__init__(uri, node)
+        self._reading = anyio.Event()
+
+    async def join(self, partitions: Sequence[Partition]) -> None:
+        await self._reading.wait()
+        await super().join(partitions)
+
+    async def receive(self) -> AsyncIterator[Frame | Interrupted]:
+        self._reading.set()
+        async for item in super().receive():
+            yield item
+
+
+class SwapsOrder(MemoryTransport):
+    async def publish(self, frames: Sequence[Frame]) -> Sequence[int]:
+        return await super().publish([*frames[2:], *frames[1::-1]])
+
+
+class LosesTheLastOfABurst(MemoryTransport):
+    async def publish(self, frames: Sequence[Frame]) -> Sequence[int]:
+        counts = await super().publish(frames[:-1] if len(frames) > 100 else frames)
+        return [*counts, 1][: len(frames)]
+
+
+class LosesLargeFrames(MemoryTransport):
+    async def publish(self, frames: Sequence[Frame]) -> Sequence[int]:
+        return await super().publish([frame for frame in frames if len(frame.data) < 2**20])
+
+
+class CountsWrongly(MemoryTransport):
+    async def publish(self, frames: Sequence[Frame]) -> Sequence[int]:
+        return [max(1, count) for count in await super().publish(frames)]
+
+
+class SharesItsBuffer(MemoryTransport):
+    async def publish(self, frames: Sequence[Frame]) -> Sequence[int]:
+        return await super().publish([Frame(partition, bytearray(data)) for partition, data in frames])  # type: ignore[arg-type]
+
+
+class OneNamespaceForAll(MemoryTransport):
+    def __init__(self, uri: TransportURI, node: str) -> None:
+        super().__init__(TransportURI(uri.scheme, uri.host), node)
+
+
+class NeverCloses(MemoryTransport):
+    async def receive(self) -> AsyncIterator[Frame | Interrupted]:
+        async for item in super().receive():
+            yield item
+        await anyio.sleep_forever()
+
+
+class StaysBrokenByACancelledPublish(MemoryTransport):
+    _busy = False
+
+    async def publish(self, frames: Sequence[Frame]) -> Sequence[int]:
+        if self._busy:
+            return [1] * len(frames)
+        self._busy = True
+        counts = await super().publish(frames)
+        self._busy = False
+        return counts
+
+
+class StaysBrokenByACancelledJoin(MemoryTransport):
+    def __init__(self, uri: TransportURI, node: str) -> None:
+        super().__init__(uri, node)
+        self._asked: set[Partition] = set()
+
+    async def join(self, partitions: Sequence[Partition]) -> None:
+        new = [partition for partition in partitions if partition not in self._asked]
+        self._asked.update(partitions)
+        await super().join(new)
+
+
+class LooksBeforeItClaims(MemoryDirectory):
+    """No compare-and-set: others may claim between its look and its leap."""
+
+    async def claim(self, clients: Sequence[str], takeover: bool) -> Sequence[Claim | Owner]:
+        owners = await self.locate(clients)
+        await checkpoint()
+        return [
+            self._claim(client, True) if takeover or owner is None else owner
+            for client, owner in zip(clients, owners, strict=True)
+        ]
+
+
+class RepeatsEpochs(MemoryDirectory):
+    async def claim(self, clients: Sequence[str], takeover: bool) -> Sequence[Claim | Owner]:
+        self._hub.numbers = itertools.count(1)
+        return await super().claim(clients, takeover)
+
+
+class RepeatsIncarnations(MemoryDirectory):
+    async def leave(self) -> None:
+        await super().leave()
+        self._hub.numbers = itertools.count(1)
+
+
+class ReleasesTheClaimsOfOthers(MemoryDirectory):
+    async def release(self, claims: Sequence[Claim]) -> None:
+        await checkpoint()
+        for claim in claims:
+            self._hub.owners.pop(claim.client, None)
+
+
+class LeaseNeverEnds(MemoryDirectory):
+    async def nodes(self) -> Sequence[Node]:
+        for lease in self._hub.leases.values():
+            lease.ends = monotonic() + 1.0
+        return await super().nodes()
+
+    async def locate(self, clients: Sequence[str]) -> Sequence[Owner | None]:
+        await self.nodes()
+        return await super().locate(clients)
+
+
+class LeavesItsClients(MemoryDirectory):
+    async def leave(self) -> None:
+        await checkpoint()
+
+
+def with_directory(directory: type[MemoryDirectory]) -> type[MemoryTransport]:
+    class Mutant(MemoryTransport):
+        def __init__(self, uri: TransportURI, node: str) -> None:
+            super().__init__(uri, node)
+            self.directory = self._records = directory(uri.namespace)
+
+    return Mutant
+
+
+@pytest.mark.parametrize(
+    ("broken", "guarantee", "test"),
+    [
+        pytest.param(broken, guarantee.upper(), f"test_{guarantee}_{test}", id=broken.__name__)
+        for broken, guarantee, test in [
+            (DeliversTwice, "g2", "a_frame_arrives_once"),
+            (IgnoresLeave, "g7", "what_is_published_after_leave_does_not_arrive"),
+            (JoinsLate, "g10", "what_is_published_after_join_arrives"),
+            (JoinsWhenReceiving, "g10", "what_comes_before_receive_is_kept"),
+            (SwapsOrder, "g4", "frames_arrive_in_order"),
+            (LosesTheLastOfABurst, "g10", "bursts_arrive_whole"),
+            (LosesLargeFrames, "g6", "the_largest_frame_arrives"),
+            (CountsWrongly, "g5", "zero_receivers_is_a_fact"),
+            (SharesItsBuffer, "g6", "any_bytes_arrive_equal_and_unshared"),
+            (OneNamespaceForAll, "g12", "no_name_crosses_a_namespace"),
+            (NeverCloses, "g9", "a_transport_closes_while_others_wait"),
+            (StaysBrokenByACancelledPublish, "g10", "a_cancelled_publish_harms_nobody"),
+            (StaysBrokenByACancelledJoin, "g10", "a_cancelled_join_harms_nobody"),
+            (LooksBeforeItClaims, "g8", "without_takeover_one_of_many_gets_the_client"),
+            (RepeatsEpochs, "g8", "the_latest_claim_owns"),
+            (RepeatsIncarnations, "g9", "incarnations_grow"),
+            (ReleasesTheClaimsOfOthers, "g8", "a_release_leaves_the_claims_of_others_alone"),
+            (LeaseNeverEnds, "g9", "the_clients_of_a_dead_node_are_free_within_its_lease"),
+            (LeavesItsClients, "g9", "a_leave_frees_the_clients"),
+        ]
+    ],
+)
+def test_a_broken_backend_fails_by_the_name_of_the_guarantee(
+    broken: type[MemoryTransport] | type[MemoryDirectory], guarantee: str, test: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting, "DEADLINE", 0.5)
+    transport = broken if issubclass(broken, MemoryTransport) else with_directory(broken)
+    register("mutant", transport)
+    with pytest.raises(AssertionError, match=rf"(?s)^.*broken: {guarantee} \("):
+        run(test, "mutant://conformance")
+
+
+def run(test: str, uri: str) -> None:
+    suite = BackendSuite()
+    method = getattr(suite, test)
+    if inspect.iscoroutinefunction(method):
+        anyio.run(partial(method, uri=uri))
+    else:
+        method(uri=uri, anyio_backend_name="asyncio")
