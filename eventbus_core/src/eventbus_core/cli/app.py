@@ -11,6 +11,28 @@ from eventbus_core.cli.backends import backends_command
 from eventbus_core.cli.bench.command import HELP as BENCH_HELP
 from eventbus_core.cli.bench.command import bench_command
 from eventbus_core.cli.demo.command import HELP, demo_command
+from eventbus_core.cli.directory import (
+    CLIENTS_EXAMPLES,
+    EXPLAIN_EXAMPLES,
+    NODES_EXAMPLES,
+    clients_command,
+    explain_command,
+    nodes_command,
+)
+from eventbus_core.cli.doctor import EXAMPLES as DOCTOR_EXAMPLES
+from eventbus_core.cli.doctor import doctor_command
+from eventbus_core.cli.sending import (
+    BROADCAST_EXAMPLES,
+    PUBLISH_EXAMPLES,
+    SEND_EXAMPLES,
+    broadcast_command,
+    publish_command,
+    send_command,
+)
+from eventbus_core.cli.tail import EXAMPLES as TAIL_EXAMPLES
+from eventbus_core.cli.tail import tail_command
+from eventbus_core.cli.top import EXAMPLES as TOP_EXAMPLES
+from eventbus_core.cli.top import top_command
 
 EXAMPLES = """
 Examples:
@@ -22,6 +44,10 @@ Examples:
   EVENTBUS_URI=redis://user:password@host:6379/0 eventbus demo --json
 
   eventbus backends
+
+  eventbus doctor redis://localhost:6379/0
+
+  eventbus tail 'order.*' --uri redis://localhost:6379/0
 """
 
 app = typer.Typer(
@@ -33,6 +59,15 @@ app = typer.Typer(
 app.command("demo", help=HELP, epilog=EXAMPLES)(demo_command)
 app.command("bench", help=BENCH_HELP)(bench_command)
 app.command("backends")(backends_command)
+app.command("doctor", epilog=DOCTOR_EXAMPLES)(doctor_command)
+app.command("nodes", epilog=NODES_EXAMPLES)(nodes_command)
+app.command("clients", epilog=CLIENTS_EXAMPLES)(clients_command)
+app.command("explain", epilog=EXPLAIN_EXAMPLES)(explain_command)
+app.command("top", epilog=TOP_EXAMPLES)(top_command)
+app.command("tail", epilog=TAIL_EXAMPLES)(tail_command)
+app.command("publish", epilog=PUBLISH_EXAMPLES)(publish_command)
+app.command("send", epilog=SEND_EXAMPLES)(send_command)
+app.command("broadcast", epilog=BROADCAST_EXAMPLES)(broadcast_command)
 
 
 def _show_version(wanted: bool) -> None:

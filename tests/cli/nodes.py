@@ -1,0 +1,86 @@
+"""A bus of two nodes for the command line to visit, and how to run it beside them."""
+
+from __future__ import annotations
+
+import subprocess
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import IO, TypeAlias
+
+import anyio
+import attrs
+
+import eventbus
+from tests.cli.programs import COMMAND, TIMEOUT, environment
+
+Process: TypeAlias = "subprocess.Popen[str]"
+
+
+@attrs.frozen
+class Place:
+    """
+    A namespace of its own with ``server-1``, which holds ``acme/alice``, and ``server-2``, which holds ``acme/bob``.
+
+    Attributes:
+        uri: where it is.
+        one, two: the buses.
+        handled: the events that server-2 has handled; it has a handler for ``order.*``.
+    """
+
+    uri: str
+    one: eventbus.Bus
+    two: eventbus.Bus
+    handled: list[eventbus.Event]
+
+    async def run(
+        self, *arguments: str, stdin: bytes | None = None, **variables: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end; it finds the bus by ``EVENTBUS_URI``."""
+        env = environment(None, **{"EVENTBUS_URI": self.uri, **variables})
+        done = await anyio.run_process([*COMMAND, *arguments], input=stdin, check=False, env=env)
+        return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
+
+    @contextmanager
+    def start(self, *arguments: str, stdin: int | IO[bytes] | None = None, uri: str = "") -> Iterator[Process]:
+        """Start a command that finds the bus likewise; killed at the end if it still runs."""
+        command = [*COMMAND, *arguments]
+        env = environment(EVENTBUS_URI=uri or self.uri)
+        pipe = subprocess.PIPE
+        with subprocess.Popen(command, stdin=stdin, stdout=pipe, stderr=pipe, text=True, bufsize=1, env=env) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
+
+    async def has_handled(self, count: int) -> list[object]:
+        """Return the data of the events that were handled once there are as many."""
+        with anyio.fail_after(TIMEOUT):
+            while len(self.handled) < count:
+                await anyio.lowlevel.checkpoint()
+        return [event.data for event in self.handled]
+
+
+async def end_of(process: Process) -> tuple[str, str]:
+    """Return what *process* has written when it has ended."""
+    with anyio.fail_after(TIMEOUT):
+        return await anyio.to_thread.run_sync(process.communicate)
+
+
+async def error_line(process: Process) -> str:
+    """Return the next line that *process* writes to stderr."""
+    assert process.stderr is not None
+    with anyio.fail_after(TIMEOUT):
+        return await anyio.to_thread.run_sync(process.stderr.readline)
+
+
+@asynccontextmanager
+async def two_nodes(server: str) -> AsyncIterator[Place]:
+    """Have them at *server*."""
+    uri = f"{server}?namespace=cli-{uuid.uuid4().hex}"
+    handled: list[eventbus.Event] = []
+    async with eventbus.connect(uri, node="server-1") as one, eventbus.connect(uri, node="server-2") as two:
+        two.on("order.*")(handled.append)
+        await two.ready()
+        async with one.client("acme/alice", handler=handled.append), two.client("acme/bob", handler=handled.append):
+            yield Place(uri, one, two, handled)

@@ -1,0 +1,174 @@
+"""Commands that visit a bus: what they show of it, how they end, and what they never show."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+
+import anyio
+import pytest
+
+from tests.cli.nodes import end_of, error_line, two_nodes
+from tests.cli.programs import TIMEOUT, run
+
+VISITS = (
+    "nodes",
+    "clients",
+    "top",
+    "explain acme/alice",
+    "tail",
+    "publish order.x",
+    "send acme/alice a",
+    "broadcast a",
+)
+
+
+async def test_nodes_are_shown_without_the_command_itself(redis_uri: str) -> None:
+    async with two_nodes(redis_uri) as place:
+        shown = await place.run("nodes", "--json")
+        assert (await place.run("nodes")).stdout.split()[:4] == ["node", "incarnation", "lease", "left"]
+    assert [node["id"] for node in json.loads(shown.stdout)] == ["server-1", "server-2"]
+    assert shown.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        ((), ["acme/alice", "acme/bob"]),
+        (("--prefix", "acme/a"), ["acme/alice"]),
+        (("--node", "server-2"), ["acme/bob"]),
+        (("--prefix", "other/"), []),
+    ],
+)
+async def test_clients_are_shown_with_their_nodes(redis_uri: str, options: tuple[str, ...], names: list[str]) -> None:
+    async with two_nodes(redis_uri) as place:
+        found = json.loads((await place.run("clients", *options, "--json")).stdout)
+    assert [held["client"] for held in found] == names
+    assert {held["client"]: held["node"] for held in found}.items() <= {
+        "acme/alice": "server-1",
+        "acme/bob": "server-2",
+    }.items()
+
+
+async def test_explains_where_a_client_is(redis_uri: str) -> None:
+    async with two_nodes(redis_uri) as place:
+        shown = await place.run("explain", "acme/alice")
+        nobody = await place.run("explain", "acme/nobody", "--json")
+    assert shown.returncode == 0
+    assert "acme/alice is held by node server-1" in shown.stdout
+    assert "partition n:server-1" in shown.stdout
+    assert nobody.returncode == 1
+    assert json.loads(nobody.stdout)["owner"] is None
+
+
+async def test_top_shows_the_counters_of_all_nodes(redis_uri: str) -> None:
+    async with two_nodes(redis_uri) as place:
+        shown = await place.run("top", "--interval", "0.1", "--count", "2", "--json")
+        for row in json.loads(shown.stdout.splitlines()[-1]):
+            bus = place.one if row["node"] == "server-1" else place.two
+            assert row["stats"]["incarnation"] == bus.stats().incarnation
+            assert row["stats"]["clients"] == 1
+            assert row["out_per_second"] >= 0
+            assert row["answer_ms"] > 0
+        table = (await place.run("top", "--interval", "0.1", "--count", "1")).stdout.splitlines()
+    assert table[0].split()[:4] == ["node", "clients", "out/s", "in/s"]
+    assert [line.split()[0] for line in table[1:]] == ["server-1", "server-2"]
+
+
+async def test_tail_shows_what_matches(redis_uri: str) -> None:
+    async with two_nodes(redis_uri) as place:
+        with place.start("tail", "order.*", "--count", "3", "--json") as process:
+            assert (await error_line(process)).startswith("listening as @cli-")
+            await place.one.publish("other.thing", 0)
+            await place.one.publish("order.created", {"id": 1, "clear": "\x9b2J"}, headers={"h": "1"})
+            await place.one.publish("order.data", b"\x00\x01")
+            await place.one.publish("order.odd", {(1, 2): "no JSON has such a key"})
+            out, _ = await end_of(process)
+    first, second, third = map(json.loads, out.splitlines())
+    assert (first["type"], first["source"], first["target"]) == ("order.created", "@server-1", "#order.created")
+    assert first["data"] == {"id": 1, "clear": "\x9b2J"}
+    assert "\x9b" not in out
+    assert first["headers"] == {"h": "1"}
+    assert second["data"] == "AAE="
+    assert "data" not in third
+    assert third["raw"]
+    assert process.returncode == 0
+
+
+async def test_tail_can_be_a_client_but_takes_it_only_if_told_to(redis_uri: str) -> None:
+    async with two_nodes(redis_uri) as place:
+        refused = await place.run("tail", "--client", "acme/alice")
+        assert refused.returncode == 2
+        assert "held by node 'server-1'" in refused.stderr
+        arguments = ("tail", "news.>", "--client", "acme/alice", "--takeover", "--count", "2")
+        with place.start(*arguments) as process:
+            assert await error_line(process) == "listening as acme/alice\n"
+            await place.two.send("acme/alice", "chat.message", {"text": "hi"})
+            await place.two.publish("news.today", [1])
+            out, _ = await end_of(process)
+    assert '@server-2 > acme/alice {"text":"hi"}' in out
+    assert "@server-2 > #news.today [1]" in out
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("arguments", [("tail",), ("tail", "--client", "acme/zoe"), ("publish", "order.x", "-")])
+async def test_a_signal_ends_it_in_good_order(
+    redis_uri: str, arguments: tuple[str, ...], number: signal.Signals, status: int
+) -> None:
+    async with two_nodes(redis_uri) as place:
+        before = {node.id for node in await place.one.nodes()}
+        with place.start(*arguments, stdin=subprocess.PIPE) as process:
+            with anyio.fail_after(TIMEOUT):
+                while len(await place.one.nodes()) == len(before):
+                    await anyio.lowlevel.checkpoint()
+            process.send_signal(number)
+            _, errors = await end_of(process)
+        assert process.returncode == status
+        assert "Traceback" not in errors
+        assert {node.id for node in await place.one.nodes()} == before
+
+
+async def test_ends_well_when_nobody_reads_on(redis_uri: str) -> None:
+    async with two_nodes(redis_uri) as place:
+        with place.start("tail", "--json") as process:
+            await error_line(process)
+            assert process.stdout is not None
+            process.stdout.close()
+            with anyio.fail_after(TIMEOUT):
+                while process.poll() is None:
+                    await place.one.publish("order.created")
+                    await anyio.lowlevel.checkpoint()
+            assert process.returncode == 0
+            assert await error_line(process) == ""
+
+
+@pytest.mark.parametrize("visit", VISITS)
+def test_a_password_is_never_shown(visit: str) -> None:
+    ended = run(*visit.split(), EVENTBUS_URI="redis://user:secret@127.0.0.1:1/0")
+    assert ended.returncode == 2
+    assert "redis://user:***@127.0.0.1:1/0 cannot be reached" in ended.stderr
+    assert "secret" not in ended.stderr + ended.stdout + run(visit.split()[0], "--help").stdout
+
+
+@pytest.mark.parametrize("visit", VISITS)
+def test_a_bus_within_one_process_is_refused(visit: str) -> None:
+    ended = run(*visit.split(), EVENTBUS_URI="memory://")
+    assert ended.returncode == 2
+    assert "name a broker" in ended.stderr
+
+
+@pytest.mark.parametrize("visit", [*VISITS, "doctor"])
+def test_its_help_has_examples_and_names_the_variable(visit: str) -> None:
+    name, *_ = visit.split()
+    shown = run(name, "--help").stdout
+    assert "EVENTBUS_URI" in shown
+    assert f"eventbus {name}" in shown.partition("Examples")[2]
+    without = run(*visit.split())
+    assert without.returncode == 2
+    assert "uri" in without.stderr.lower()
+
+
+def test_a_shell_can_complete_the_commands() -> None:
+    ended = run("do", _EVENTBUS_COMPLETE="complete_bash", COMP_WORDS="eventbus do", COMP_CWORD="1")
+    assert ended.stdout.split() == ["doctor"]
