@@ -18,6 +18,7 @@ import attrs
 
 from eventbus_core import BusOptions, backends, load_backend
 
+OURS: Final = ("eventbus-core", "eventbus-memory", "eventbus-redis")
 PAGE: Final = Path(__file__).with_name("uris.md")
 TABLE: Final = re.compile(r"(?<=<!-- options: )([\w+]+)( -->\n).*?(?=<!-- end of options -->)", re.DOTALL)
 HEAD: Final = "| option | value | default | meaning |\n|---|---|---|---|\n"
@@ -44,7 +45,7 @@ def written(page: str) -> str:
 def missing(page: str) -> list[str]:
     """Return the schemes of our own backends whose options are in no table of *page*."""
     shown = {option_class(found[1]) for found in TABLE.finditer(page)}
-    ours = [backend.scheme for backend in backends() if backend.distribution.startswith("eventbus-")]
+    ours = [backend.scheme for backend in backends() if backend.distribution in OURS]
     return [scheme for scheme in ours if attrs.fields(option_class(scheme)) and option_class(scheme) not in shown]
 
 

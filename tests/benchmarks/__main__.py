@@ -1,0 +1,129 @@
+"""The program; see :mod:`tests.benchmarks`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+from tests.benchmarks.cases import SCENARIOS, Case, Scenario
+from tests.benchmarks.machine import wait_until_calm
+from tests.benchmarks.measure import RunFailed, measure
+from tests.benchmarks.peers import MODULES, load_peer
+from tests.benchmarks.record import Record, append
+from tests.servers import ServerError
+
+RESULTS: Final = Path("docs/results")
+SMOKE_SECONDS: Final = 0.5
+TRIAL_SECONDS: Final = 1.5
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description="eventbus beside its peers")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("list", help="show scenarios and peers")
+    run = commands.add_parser("run", help="measure, and record")
+    run.add_argument("scenarios", nargs="*", choices=[[], *SCENARIOS], metavar="SCENARIO", help="all if none is named")
+    run.add_argument("--peers", help="only these, with commas between")
+    run.add_argument("--reps", type=int, default=5, help="runs of each case (5)")
+    run.add_argument("--seconds", type=float, default=5.0, help="for which a run sends (5)")
+    run.add_argument("--out", type=Path, default=RESULTS / "runs.jsonl", help="where to record (%(default)s)")
+    run.add_argument("--calm", type=float, default=30.0, help="how long to wait for a calm machine before a run (30)")
+    run.add_argument("--smoke", action="store_true", help="one very short run of each, nothing recorded")
+    growth = commands.add_parser("growth", help="messages and bytes per event, counted by Redis")
+    growth.add_argument("--out", type=Path, default=RESULTS / "growth.jsonl")
+    report = commands.add_parser("report", help="make tables and plots from what was recorded")
+    report.add_argument("files", nargs="*", type=Path, default=[RESULTS / "runs.jsonl"])
+    options = parser.parse_args(arguments)
+    match options.command:
+        case "list":
+            _list()
+        case "run":
+            return _run(options)
+        case "growth":
+            from tests.benchmarks.growth import record_growth
+
+            record_growth(options.out)
+        case "report":
+            from tests.benchmarks.report import write_report
+
+            write_report(options.files)
+    return 0
+
+
+def _list() -> None:
+    for scenario in SCENARIOS.values():
+        variants = ", ".join(case.variant for case in scenario.cases if case.variant)
+        print(f"{scenario.name:10} {scenario.question}" + (f" ({variants})" if variants else ""))
+    print("\npeers:", ", ".join(MODULES))
+
+
+def _run(options: argparse.Namespace) -> int:
+    chosen = [SCENARIOS[name] for name in options.scenarios or SCENARIOS]
+    only = options.peers.split(",") if options.peers else list(MODULES)
+    if unknown := set(only) - set(MODULES):
+        print(f"no such peer: {', '.join(sorted(unknown))}; there are {', '.join(MODULES)}", file=sys.stderr)
+        return 2
+    jobs = list(_jobs(chosen, only))
+    if options.smoke:
+        records = [
+            _attempt(case, peer, SMOKE_SECONDS, case.senders or load_peer(peer).senders[0]) for case, peer in jobs
+        ]
+        return 0 if all(record is not None and record.clean for record in records) else 1
+    tuned = [(case, peer, _tune(case, peer, options)) for case, peer in jobs]
+    for _ in range(options.reps):  # the sides take turns, so that a slow minute hits none of them alone
+        for case, peer, senders in tuned:
+            wait_until_calm(options.calm)
+            if (record := _attempt(case, peer, options.seconds, senders)) is not None:
+                append(options.out, record)
+    return 0
+
+
+def _jobs(scenarios: Sequence[Scenario], only: Sequence[str]) -> Iterator[tuple[Case, str]]:
+    """Yield each case with each of its sides that is wanted and installed."""
+    installed = [peer for peer in only if any(peer in scenario.peers for scenario in scenarios) and _installed(peer)]
+    for scenario in scenarios:
+        for case in scenario.cases:
+            for peer in scenario.peers:
+                if peer in installed:
+                    yield case, peer
+
+
+def _installed(peer: str) -> bool:
+    try:
+        load_peer(peer)
+    except ImportError as error:
+        print(f"{peer} is left out: {error}; pip install --group bench", file=sys.stderr)
+        return False
+    return True
+
+
+def _tune(case: Case, peer: str, options: argparse.Namespace) -> int:
+    """Return the number of senders with which the side delivers most and loses nothing."""
+    candidates = (case.senders,) if case.senders else load_peer(peer).senders
+    if len(candidates) == 1:
+        return candidates[0]
+    best: tuple[bool, float, int] = (False, 0.0, candidates[0])
+    for senders in candidates:
+        wait_until_calm(options.calm)
+        record = _attempt(case, peer, TRIAL_SECONDS, senders, "trial")
+        if record is not None:
+            append(options.out, record)
+            best = max(best, (record.clean, record.rate, senders))
+    return best[2]
+
+
+def _attempt(case: Case, peer: str, seconds: float, senders: int, phase: str = "measured") -> Record | None:
+    try:
+        record = measure(case, peer, seconds, senders, phase)
+    except (RunFailed, ServerError) as error:
+        print(f"{case.scenario} {case.variant} {peer} FAILED: {error}", flush=True)
+        return None
+    print(record.line(), flush=True)
+    return record
+
+
+if __name__ == "__main__":
+    sys.exit(main())

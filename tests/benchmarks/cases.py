@@ -1,0 +1,168 @@
+"""What is measured: the scenarios, as cases for each side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final, Literal, TypeAlias
+
+import msgspec
+
+Traffic: TypeAlias = Literal["addressed", "across", "hot", "busy", "broadcast", "topic", "paced", "request"]
+Consumer: TypeAlias = Literal["plain", "async", "iterate"]
+
+EVERY: Final = (
+    "eventbus",
+    "redis-py",
+    "redis-py-batched",
+    "broadcaster",
+    "litestar",
+    "channels-pubsub",
+    "channels-core",
+    "nats",
+)
+FASTEST: Final = ("eventbus", "redis-py-batched", "nats")
+BUS: Final = ("eventbus",)
+MEMORY: Final = ("eventbus-memory",)
+IN_PROCESS: Final = ("eventbus-memory", "nothing")
+SIZES: Final = (16, 256, 4096, 65_536, 262_144, 1_048_576)
+
+
+class Case(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """
+    One thing to measure.
+
+    Attributes:
+        scenario: its row in the tables.
+        variant: what tells it apart from others of its scenario.
+        traffic: who sends to whom; see :mod:`tests.benchmarks.sending`.
+        nodes, clients: how many; clients are spread evenly.
+        consumer: how eventbus hands events out.
+        size: bytes of data of an event; 0: a dict of about a hundred.
+        senders: sends at a time; 0: what suits the side.
+        uvloop: whether the nodes run on it.
+        options: of eventbus.
+    """
+
+    scenario: str
+    traffic: Traffic
+    variant: str = ""
+    nodes: int = 3
+    clients: int = 15
+    consumer: Consumer = "plain"
+    size: int = 0
+    senders: int = 0
+    uvloop: bool = False
+    options: dict[str, Any] = {}
+
+
+class Scenario(msgspec.Struct, frozen=True):
+    """A question, the cases that answer it, and the sides that are asked."""
+
+    name: str
+    question: str
+    peers: tuple[str, ...]
+    cases: tuple[Case, ...]
+
+
+def _scenario(name: str, question: str, peers: tuple[str, ...], *cases: Case) -> Scenario:
+    return Scenario(name, question, peers, cases)
+
+
+def _scenarios() -> Iterator[Scenario]:
+    yield _scenario(
+        "seed",
+        "3 nodes, 15 clients: every node sends to all clients in turn",
+        EVERY,
+        Case(scenario="seed", traffic="addressed"),
+    )
+    yield _scenario(
+        "broadcast", "every node sends to all nodes", EVERY, Case(scenario="broadcast", traffic="broadcast")
+    )
+    yield _scenario("topic", "one topic, 5 subscribers on each node", EVERY, Case(scenario="topic", traffic="topic"))
+    yield _scenario(
+        "hot",
+        "all nodes send to the clients of one, which sends too (busy) or not",
+        FASTEST,
+        Case(scenario="hot", traffic="hot", variant="receives only"),
+        Case(scenario="hot", traffic="busy", variant="busy"),
+    )
+    yield _scenario(
+        "handlers",
+        "the seed's case by the kind of consumer",
+        (*BUS, *MEMORY),
+        *(
+            Case(scenario="handlers", traffic="addressed", variant=name, consumer=consumer)
+            for name, consumer in _CONSUMERS
+        ),
+    )
+    yield _scenario(
+        "latency",
+        "one event every 2 ms to a client of another node",
+        EVERY,
+        Case(scenario="latency", traffic="paced", senders=1),
+    )
+    yield _scenario(
+        "request",
+        "requests to clients of another node, so many at a time",
+        ("eventbus", "redis-py", "nats"),
+        *(Case(scenario="request", traffic="request", variant=f"{n} at a time", senders=n) for n in (1, 64)),
+    )
+    yield _scenario(
+        "memory",
+        "one process, no broker",
+        IN_PROCESS,
+        Case(scenario="memory", traffic="addressed", variant="one node", nodes=1, clients=5),
+        Case(scenario="memory", traffic="across", variant="across nodes", nodes=2, clients=10),
+    )
+    yield _scenario(
+        "nodes",
+        "more nodes, 5 clients on each, all events to other nodes",
+        IN_PROCESS,
+        *(
+            Case(scenario="nodes", traffic="across", variant=f"{n} nodes", nodes=n, clients=5 * n)
+            for n in (2, 4, 8, 16, 32)
+        ),
+    )
+    yield _scenario(
+        "clients",
+        "more clients on 3 nodes, all events to other nodes",
+        IN_PROCESS,
+        *(Case(scenario="clients", traffic="across", variant=f"{n:,} clients", clients=n) for n in (15, 1000, 100_000)),
+    )
+    yield _scenario(
+        "sizes",
+        "larger events, all to other nodes",
+        ("eventbus", "redis-py", "redis-py-batched"),
+        *(
+            Case(
+                scenario="sizes", traffic="across", variant=size_name(n), size=n, options={"max_event_size": 2 * 2**20}
+            )
+            for n in SIZES
+        ),
+    )
+    yield _scenario(
+        "uvloop",
+        "the seed's case, broadcast and latency on uvloop",
+        FASTEST,
+        Case(scenario="uvloop", traffic="addressed", variant="seed", uvloop=True),
+        Case(scenario="uvloop", traffic="broadcast", variant="broadcast", uvloop=True),
+        Case(scenario="uvloop", traffic="paced", variant="latency", senders=1, uvloop=True),
+    )
+
+
+_CONSUMERS: Final[tuple[tuple[str, Consumer], ...]] = (
+    ("function", "plain"),
+    ("async def", "async"),
+    ("async for", "iterate"),
+)
+
+
+def size_name(size: int) -> str:
+    """Return *size* as people write it."""
+    for unit, name in ((2**20, "MiB"), (2**10, "KiB")):
+        if size >= unit:
+            return f"{size // unit} {name}"
+    return f"{size} B"
+
+
+SCENARIOS: Final = {scenario.name: scenario for scenario in _scenarios()}

@@ -1,0 +1,33 @@
+"""The sides, by name; each is imported only when it is asked for."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Final
+
+from tests.benchmarks.peers.base import Peer
+
+MODULES: Final = {
+    "eventbus": "bus:RedisBus",
+    "eventbus-memory": "bus:MemoryBus",
+    "redis-py": "redis_py:RedisPy",
+    "redis-py-batched": "redis_batched:BatchedRedisPy",
+    "broadcaster": "broadcaster:Broadcaster",
+    "litestar": "litestar:LitestarChannels",
+    "channels-pubsub": "channels:PubSubLayer",
+    "channels-core": "channels:CoreLayer",
+    "nats": "nats:NatsCore",
+    "nothing": "nothing:Nothing",
+}
+
+
+def load_peer(name: str) -> type[Peer]:
+    """
+    Return the adapter of that *name*.
+
+    Raises:
+        ImportError: its library is not installed.
+    """
+    module, _, attribute = MODULES[name].partition(":")
+    peer: type[Peer] = getattr(import_module(f"{__name__}.{module}"), attribute)
+    return peer
