@@ -18,6 +18,7 @@ import eventbus
 from eventbus_core.prometheus import GAUGES, register
 
 DOCS = Path(__file__).parents[2] / "docs"
+NO_METRICS = ("node", "version")
 FIELDS = [field.name for field in attrs.fields(eventbus.Stats)]
 
 
@@ -38,14 +39,14 @@ async def test_every_field_is_a_metric_with_its_value_and_its_documentation() ->
         register(bus, registry=registry)
         families = scraped(registry)
         stats = bus.stats()
-    assert families.keys() == {metric_of(field) for field in FIELDS if field != "node"}
+    assert families.keys() == {metric_of(field) for field in FIELDS if field not in NO_METRICS}
     for field in FIELDS:
         value = getattr(stats, field)
         if isinstance(value, int):
             (sample,) = families[metric_of(field)].samples
             assert sample.value == value, field
             assert sample.labels == {"namespace": "metrics", "node": "server-1"}
-        if field != "node":
+        if field not in NO_METRICS:
             assert families[metric_of(field)].documentation not in ("", field)
     assert families["eventbus_accepted_total"].samples[0].value == 1
 
@@ -76,13 +77,13 @@ def test_the_dashboard_asks_for_metrics_that_exist() -> None:
     board = json.loads((DOCS / "grafana.json").read_text(encoding="utf-8"))
     expressions = [target["expr"] for panel in board["panels"] for target in panel.get("targets", ())]
     named = {name for text in expressions for name in re.findall(r"\beventbus_\w+", text)}
-    assert named == {metric_of(field) for field in FIELDS if field not in ("node", "incarnation")}
+    assert named == {metric_of(field) for field in FIELDS if field not in (*NO_METRICS, "incarnation")}
 
 
 def test_the_page_lists_every_metric() -> None:
     page = (DOCS / "observability.md").read_text(encoding="utf-8")
     listed = re.findall(r"^\| `(\w+)` \| `(eventbus_\w+)` \|", page, re.MULTILINE)
-    assert listed == [(field, metric_of(field)) for field in FIELDS if field != "node"]
+    assert listed == [(field, metric_of(field)) for field in FIELDS if field not in NO_METRICS]
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ GONE: Final = "$sys.gone"
 QUESTION: Final = "$sys.question"
 ANSWER: Final = "$sys.answer"
 ASK_TIMEOUT: Final = 0.5
-INTRODUCTION: Final = 0.2
+INTRODUCTION: Final = 0.3
 """Seconds that a node which enters gives the others to say that they are there."""
 
 

@@ -12,6 +12,7 @@ from eventbus_core.event import Event
 from eventbus_core.explanation import Explanation
 from eventbus_core.handlers import Handler, HandlerFunction
 from eventbus_core.hooks import Hook
+from eventbus_core.life import Life
 from eventbus_core.losses import Dropped, Gap, Undeliverable
 from eventbus_core.names import check_client, check_identifier, check_pattern
 from eventbus_core.node import Headers, LocalNode
@@ -40,17 +41,21 @@ class Bus:
         on_gap: hook ``(Gap)``: events of another node were lost for good on the way here.
         on_dropped: hook ``(name, Dropped)``: a client or handler left too much waiting.
         on_lease_lost: hook ``()``: others could have claimed our clients; we have entered anew.
+        on_disconnected: hook ``(reason)``: the broker takes nothing; events for other nodes wait.
+        on_reconnected: hook ``()``: it takes them again.
     """
 
     def __init__(self, transport: Transport, options: BusOptions) -> None:
         self._node = node = LocalNode(transport, options)
-        self._life = node.life()
+        self._life = Life(node).run()
         self._used = False
         self.on_error: Hook[Event, Exception] = node.on_error
         self.on_undeliverable: Hook[Undeliverable] = node.on_undeliverable
         self.on_gap: Hook[Gap] = node.on_gap
         self.on_dropped: Hook[str, Dropped] = node.on_dropped
         self.on_lease_lost: Hook[[]] = node.on_lease_lost
+        self.on_disconnected: Hook[str] = node.on_disconnected
+        self.on_reconnected: Hook[[]] = node.on_reconnected
 
     async def __aenter__(self) -> Self:
         """
@@ -85,6 +90,11 @@ class Bus:
     def address(self) -> str:
         """The address of this node, ``@node``, as other nodes can send to it."""
         return self._node.router.address
+
+    @property
+    def state(self) -> str:
+        """``new``, ``open``, ``disconnected`` (open, but the broker takes nothing) or ``closed``."""
+        return self._node.state
 
     @property
     def namespace(self) -> str:

@@ -273,6 +273,7 @@ class Mailbox:
         self.count += len(chunk.events)
         self._size += chunk.size
         if len(self._chunks) == 1:
+            chunk.since = monotonic()
             self._shared.busy.add(self)
             self.wake()
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from time import monotonic, time
 from typing import Any, Final, TypeAlias
 
@@ -14,22 +13,22 @@ import msgspec
 from anyio.abc import TaskGroup
 from msgspec.structs import replace
 
+from eventbus_core._version import __version__
 from eventbus_core.asking import AskingDirectory
-from eventbus_core.delivery import NODE_UNREACHABLE, Delivery
+from eventbus_core.delivery import Delivery
 from eventbus_core.errors import (
     BusClosed,
-    ClientTakenOver,
     ConfigurationError,
     EventBusError,
     EventTooLarge,
     RequestTimeout,
-    TransportUnavailable,
 )
 from eventbus_core.event import Event, check_headers, encode_data
 from eventbus_core.exchange import STATS, Exchange
 from eventbus_core.explanation import Explanation
 from eventbus_core.handlers import Handler, HandlerContext
 from eventbus_core.hooks import Hook, HookRunner
+from eventbus_core.link import Link
 from eventbus_core.losses import Dropped, Gap, Undeliverable
 from eventbus_core.mailbox import EXPIRED, Mailbox, Mailboxes
 from eventbus_core.names import EVERYONE, check_address, check_topic, node_address, topic_address
@@ -64,7 +63,8 @@ class LocalNode:
         id: of the node.
         handlers: the functions that applications registered here.
         waits: what applications wait for.
-        on_error, on_undeliverable, on_gap, on_dropped, on_lease_lost: see :class:`Bus`.
+        on_error, on_undeliverable, on_gap, on_dropped, on_lease_lost, on_disconnected, on_reconnected: see
+            :class:`Bus`.
     """
 
     def __init__(self, transport: Transport, options: BusOptions) -> None:
@@ -79,14 +79,17 @@ class LocalNode:
         self.id = transport.node
         self.options = options
         self.transport = transport
-        self._asking = asking = AskingDirectory(options.namespace, self.id) if transport.directory is None else None
+        self.asking = asking = AskingDirectory(options.namespace, self.id) if transport.directory is None else None
         self.directory: Directory = transport.directory or asking  # type: ignore[assignment]
-        self._hooks = HookRunner()
-        self.on_error: Hook[Event, Exception] = Hook("on_error", self._hooks)
-        self.on_undeliverable: Hook[Undeliverable] = Hook("on_undeliverable", self._hooks)
-        self.on_gap: Hook[Gap] = Hook("on_gap", self._hooks)
-        self.on_dropped: Hook[str, Dropped] = Hook("on_dropped", self._hooks)
-        self.on_lease_lost: Hook[[]] = Hook("on_lease_lost", self._hooks)
+        self.hooks = HookRunner()
+        self.on_error: Hook[Event, Exception] = Hook("on_error", self.hooks)
+        self.on_undeliverable: Hook[Undeliverable] = Hook("on_undeliverable", self.hooks)
+        self.on_gap: Hook[Gap] = Hook("on_gap", self.hooks)
+        self.on_dropped: Hook[str, Dropped] = Hook("on_dropped", self.hooks)
+        self.on_lease_lost: Hook[[]] = Hook("on_lease_lost", self.hooks)
+        self.on_disconnected: Hook[str] = Hook("on_disconnected", self.hooks)
+        self.on_reconnected: Hook[[]] = Hook("on_reconnected", self.hooks)
+        self.link = Link(self.on_disconnected.emit, self.on_reconnected.emit)
         self.waits = Waits()
         self.mailboxes = Mailboxes(options, monotonic(), self._dropped)
         self.handler_context = HandlerContext(self.mailboxes, self._start, self._handler_failed, self.lost)
@@ -96,151 +99,45 @@ class LocalNode:
             self.directory,
             options,
             self.id,
+            self.link,
             self.mailboxes.verified,
-            lambda holding: self._exchange.took_over(holding),
+            lambda holding: self.exchange.took_over(holding),
             self.end,
         )
-        self._sessions = Sessions(options, self.id, 0, ordered=transport.capabilities.ordered)
-        self._sessions.on_answer = self._answered
-        self.subscriptions = Subscriptions(transport, options.lanes, self._arrived, self._sessions.left)
-        self._outbox = Outbox(
-            options, self._sessions, transport, self._has_joined, lambda queue: self._delivery.suspect(queue)
+        self.sessions = Sessions(options, self.id, 0, ordered=transport.capabilities.ordered)
+        self.sessions.on_answer = self._answered
+        self.subscriptions = Subscriptions(transport, options.lanes, self.arrived, self.sessions.left)
+        self.outbox = Outbox(
+            options,
+            self.sessions,
+            transport,
+            self.link,
+            self._has_joined,
+            lambda queue: self.delivery.suspect(queue),
         )
         self.router = Router(
             options,
             self.id,
-            self._outbox,
+            self.outbox,
             self.ownership,
             self.subscriptions,
             self.directory,
             self.waits,
-            lambda event: self._exchange.take(event),
+            lambda event: self.exchange.take(event),
         )
-        self._exchange = Exchange(
+        self.exchange = Exchange(
             self.router, self.ownership, self.requests, self.end, self.on_undeliverable.emit, self.stats, asking
         )
         namesake = asking.namesake if asking else lambda _incarnation: None
-        self._delivery = Delivery(self.router, self._sessions, transport, self.on_gap.emit, namesake, self._doubt)
+        self.delivery = Delivery(self.router, self.sessions, transport, self.on_gap.emit, namesake, self._doubt)
         if asking is not None:
             asking.tell_all, asking.tell_node = self.router.tell_all, self.router.tell_node
         self._handler_failures = 0
-        self._lingering: dict[Holding, float] = {}
+        self.lingering: dict[Holding, float] = {}
         self._answer = anyio.Event()
-        self._tasks: TaskGroup | None = None
-        self._early: list[Service] = []
-        self._open = self._opened = self._crashed = False
-
-    @asynccontextmanager
-    async def life(self) -> AsyncIterator[None]:
-        """
-        Be on the bus within; when it is entered, events of other nodes arrive.
-
-        At its end nothing more is accepted, what was accepted is handled, for at most ``close_timeout``
-        and not if the body raised, and clients are released. What a task of the bus raises ends the
-        body, and is raised in its place.
-
-        Raises:
-            NodeAlreadyPresent, NamespaceMismatch, ConfigurationError, TransportUnavailable: nothing is left open.
-        """
-        failure: BaseException | None = None
-        with _single_exception():
-            async with self.transport:
-                await self.transport.join([node_partition(self.id), ALL_NODES])
-                try:
-                    await self._enter()
-                    async with anyio.create_task_group() as group, self._served(group):
-                        await self._introduce()
-                        await self._arrived([node_partition(self.id), ALL_NODES])
-                        await self.subscriptions.lanes.joined()
-                        self._open = self._opened = True
-                        logger.info("node %s is on the bus at %s", self.id, self.transport.uri)
-                        try:
-                            yield
-                        except anyio.get_cancelled_exc_class():
-                            raise  # perhaps by our own task group, which then has the reason
-                        except BaseException as error:
-                            failure = error
-                        else:
-                            await self._drain()
-                finally:
-                    await self._leave()
-        if failure is not None:
-            raise failure
-
-    @asynccontextmanager
-    async def _served(self, group: TaskGroup) -> AsyncIterator[None]:
-        """Run the tasks of the bus within; a cancellation from outside reaches them only once all is wound up."""
-        scope = anyio.CancelScope(shield=True)
-
-        async def serve() -> None:
-            try:
-                with scope:
-                    async with anyio.create_task_group() as self._tasks:
-                        for task in self._services():
-                            self._tasks.start_soon(task)
-            except BaseException:
-                self._crashed = True
-                raise
-
-        group.start_soon(serve)
-        try:
-            yield
-        finally:
-            self._open = False
-            self.waits.end()
-            with anyio.move_on_after(LEAVE_TIMEOUT, shield=True):
-                if self._opened and not self._crashed:
-                    await self._wind_up()
-            scope.cancel()
-
-    async def _enter(self) -> None:
-        await self.ownership.enter()
-        self.router.begin(self.ownership.incarnation)
-        if self._asking is None:
-            self._sessions.incarnation = self.ownership.incarnation
-
-    async def _introduce(self) -> None:
-        # Sessions and event ids keep the first incarnation when the node has to enter again:
-        # what was sent before it lost its lease can still be repaired.
-        if self._asking is not None:
-            await self._asking.introduce()
-            self._outbox.begin(self.ownership.incarnation)
-            await self._asking.greet()
-
-    async def _drain(self) -> None:
-        """Let what was accepted be handled."""
-        self._open = False
-        mailboxes = [handler.mailbox for handler in self.handlers]
-        with anyio.move_on_after(self.options.close_timeout) as scope:
-            await self._outbox.flush()
-            await self.mailboxes.handled(mailboxes)
-        if scope.cancelled_caught:
-            busy = len(self.mailboxes.busy.intersection(mailboxes))
-            left = self._outbox.unpublished()
-            logger.warning("node %s closes with %d events unpublished and %d handlers busy", self.id, left, busy)
-
-    async def _wind_up(self) -> None:
-        """Give up what this node holds, see off or report every event that it has taken in, and take in no more."""
-        for holding in list(self.ownership.clients.values()):
-            self.end(holding, BusClosed("the bus is closed"))
-        await self._leave()
-        await self._delivery.settled()
-        self._sessions.close()
-        for handler in list(self.handlers):
-            for event, sender in self._take_off(handler):
-                if event.target == self.router.address:
-                    self.router.report(event, event.origin or sender or self.id, NODE_UNREACHABLE)
-        await self._delivery.settled()
-        await self._outbox.settled()
-        await self._hooks.settled()
-        await self._outbox.flush()
-
-    async def _leave(self) -> None:
-        with anyio.move_on_after(LEAVE_TIMEOUT, shield=True):
-            try:
-                await self.ownership.leave()
-            except TransportUnavailable as error:
-                logger.warning("node %s could not leave, its lease will end: %s", self.id, error)
+        self.tasks: TaskGroup | None = None
+        self.early: list[Service] = []
+        self.open = self.opened = self._crashed = False
 
     async def joined(self, pattern: str | None = None) -> None:
         """Return once what matches *pattern*, or every pattern so far, arrives from other nodes."""
@@ -251,13 +148,13 @@ class LocalNode:
             else:
                 await self.subscriptions.joined(pattern)
 
-    async def _arrived(self, partitions: Sequence[Partition]) -> None:
+    async def arrived(self, partitions: Sequence[Partition]) -> None:
         """Find out where the sessions to *partitions*, which we have just joined, are."""
         nodes = await self.directory.nodes()
         for partition in partitions:
-            self._sessions.joined(partition, nodes)
+            self.sessions.joined(partition, nodes)
         with anyio.move_on_after(SETTLE_TIMEOUT):  # a node that hangs is asked for so long
-            while not all(map(self._sessions.settled, partitions)):
+            while not all(map(self.sessions.settled, partitions)):
                 await self._answer.wait()
 
     def _doubt(self) -> None:
@@ -340,7 +237,7 @@ class LocalNode:
         self.check_open()
         await self.ownership.claim(holding, takeover=takeover)
         try:
-            await self._exchange.handed_over(holding)
+            await self.exchange.handed_over(holding)
         except BaseException:
             self.ownership.give_up(holding)
             raise
@@ -348,7 +245,7 @@ class LocalNode:
     async def release(self, holding: Holding) -> None:
         """Release the client of *holding*; what it did not handle goes after it, or is reported to its sender."""
         closed = BusClosed(f"the handle of client {holding.name!r} is closed")
-        if holding.ended is not None or not self._open:
+        if holding.ended is not None or not self.open:
             self.end(holding, closed)
         elif holding.linger:
             self._leave_behind(holding, closed)
@@ -362,7 +259,7 @@ class LocalNode:
         kept = Holding(left.name, Mailbox(self.mailboxes, lambda: None), lambda: None)
         kept.epoch = left.epoch
         self.ownership.clients[left.name] = kept
-        self._lingering[kept] = monotonic() + left.linger
+        self.lingering[kept] = monotonic() + left.linger
         self.end(left, reason)
         kept.mailbox.let_go()
 
@@ -372,7 +269,7 @@ class LocalNode:
             holding.end(reason)
             for pattern in holding.patterns or ():
                 self.subscriptions.unsubscribe(pattern, holding.mailbox)
-            self._lingering.pop(holding, None)
+            self.lingering.pop(holding, None)
             for event, sender in holding.mailbox.close():
                 if event.target == holding.name:
                     self._bequeath(holding, event, event.origin or sender or self.id)
@@ -384,9 +281,9 @@ class LocalNode:
         if heir is not None and heir is not holding:
             heir.mailbox.put([replace(event, origin=origin)], len(memoryview(event.raw)), None)
         elif owner is not None and owner.epoch > holding.epoch:
-            self._delivery.pass_on(event, origin, owner)
+            self.delivery.pass_on(event, origin, owner)
         else:
-            self._delivery.stray(event, origin)
+            self.delivery.stray(event, origin)
 
     def add_handler(self, handler: Handler) -> None:
         """Let *handler* have the events that match its name."""
@@ -396,13 +293,13 @@ class LocalNode:
     def remove_handler(self, handler: Handler) -> None:
         """Undo :meth:`add_handler`, whatever waits in its mailbox; does nothing on successive calls."""
         if handler in self.handlers:
-            self._take_off(handler)
+            self.take_off(handler)
 
     async def flush(self) -> None:
         """Wait until the broker has taken all that was accepted before."""
         self.check_open()
         with self.waits.within(None):
-            await self._outbox.flush()
+            await self.outbox.flush()
 
     async def explain(self, client: str) -> Explanation:
         """Return what the directory and this node know of *client*."""
@@ -426,7 +323,7 @@ class LocalNode:
 
     def stats(self) -> Stats:
         """Return the counters as they are now."""
-        sessions, outbox, delivery = self._sessions, self._outbox, self._delivery
+        sessions, outbox, delivery = self.sessions, self.outbox, self.delivery
         return Stats(
             node=self.id,
             incarnation=self.ownership.incarnation,
@@ -450,6 +347,9 @@ class LocalNode:
             waits=outbox.waits,
             waiting_events=outbox.unpublished(),
             pending_requests=len(self.requests),
+            disconnects=self.link.losses,
+            undeliverable_by_reason=dict(self.router.undeliverable),
+            version=__version__,
         )
 
     def _event(
@@ -463,7 +363,7 @@ class LocalNode:
         answers: str | None = None,
     ) -> tuple[Event, int]:
         """Return a new event and the size of its data; it is encoded now, so that later changes do not reach it."""
-        if not self._open:
+        if not self.open:
             raise not_open()
         if target.__class__ is not str:
             check_address(target)
@@ -490,9 +390,16 @@ class LocalNode:
             answers,
         ), size
 
+    @property
+    def state(self) -> str:
+        """See :attr:`Bus.state`."""
+        if self.open:
+            return "open" if self.link.up else "disconnected"
+        return "closed" if self.opened else "new"
+
     def check_open(self) -> None:
         """Raise :class:`BusClosed` outside of :meth:`life`."""
-        if not self._open:
+        if not self.open:
             raise not_open()
 
     def lost(self, name: str, loss: object) -> None:
@@ -500,46 +407,13 @@ class LocalNode:
         if isinstance(loss, Dropped):  # of gaps everybody is told at once
             self.on_dropped.emit(name, loss)
 
-    def _services(self) -> list[Service]:
-        return [
-            self._delivery.run,
-            self._delivery.run_errands,
-            self._outbox.run,
-            self._hooks.run,
-            self.subscriptions.lanes.run,
-            self._tick,
-            self._keep_lease,
-            *self.ownership.runners(),
-            *self._early,
-        ]
-
-    async def _tick(self) -> None:
-        """Do what is due, in every layer."""
-        while True:
-            await anyio.sleep(TICK)
-            now = monotonic()
-            self.mailboxes.tend(now)
-            self._delivery.tend(now)
-            self._outbox.tend(now)
-            for holding in [holding for holding, until in self._lingering.items() if until < now]:
-                self.ownership.release_soon(holding)
-                self.end(holding, BusClosed(f"client {holding.name!r} did not come back"))
-
-    async def _keep_lease(self) -> None:
-        async for lost, taken in self.ownership.keep_lease():
-            for holding, owner in taken:
-                self.end(holding, ClientTakenOver(holding.name, owner.node))
-            if lost:
-                self.router.trust_after = monotonic() + self.options.lease
-                self.on_lease_lost.emit()
-
     def _start(self, task: Service) -> None:
-        if self._tasks is None:
-            self._early.append(task)
+        if self.tasks is None:
+            self.early.append(task)
         else:
-            self._tasks.start_soon(task)
+            self.tasks.start_soon(task)
 
-    def _take_off(self, handler: Handler) -> list[tuple[Event, str | None]]:
+    def take_off(self, handler: Handler) -> list[tuple[Event, str | None]]:
         """Let *handler* have no more, and return what it had not taken."""
         del self.handlers[handler]
         self.subscriptions.remove_handler(handler.name, handler.mailbox, local=handler.local)
@@ -548,22 +422,10 @@ class LocalNode:
     def _handler_failed(self, event: Event, error: Exception) -> None:
         self._handler_failures += 1
         self.on_error.emit(event, error)
-        self._exchange.fail(event, f"its handler raised {type(error).__name__}")
+        self.exchange.fail(event, f"its handler raised {type(error).__name__}")
 
     def _dropped(self, events: list[Event], sender: str | None, reason: str) -> None:
         """Report those of *events*, dropped from a mailbox, that were for one receiver alone."""
         for event in events:
             if event.target[:1] not in "#*" and (event.target != self.router.address or reason == EXPIRED):
                 self.router.report(event, event.origin or sender or self.id, reason)
-
-
-@contextmanager
-def _single_exception() -> Iterator[None]:
-    """Raise what the task groups within raised: if it is one exception, that one."""
-    try:
-        yield
-    except BaseExceptionGroup as group:
-        error: BaseException = group
-        while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-            error = error.exceptions[0]
-        raise error from None

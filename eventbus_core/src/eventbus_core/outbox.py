@@ -8,7 +8,6 @@ is done", no timer). So an idle bus sends at once, and a busy one in large frame
 
 from __future__ import annotations
 
-import logging
 import random
 from collections.abc import Callable, Iterator, Sequence
 from time import monotonic
@@ -19,13 +18,12 @@ from anyio.lowlevel import checkpoint
 
 from eventbus_core.errors import TransportUnavailable
 from eventbus_core.event import Event, decode_event
+from eventbus_core.link import Link
 from eventbus_core.options import BusOptions
 from eventbus_core.session import Outgoing
 from eventbus_core.sessions import Sessions
 from eventbus_core.transport import Frame, Partition, Transport, node_partition
 from eventbus_core.wire import Note, unpack, unpack_events
-
-logger = logging.getLogger("eventbus")
 
 WRITE_SIZE: Final = 1024 * 1024
 FIRST_PAUSE: Final = 0.05
@@ -105,6 +103,7 @@ class Outbox:
         options: BusOptions,
         sessions: Sessions,
         transport: Transport,
+        link: Link,
         joined: Callable[[Partition], bool],
         unreached: Callable[[Queue], None],
     ) -> None:
@@ -112,6 +111,7 @@ class Outbox:
         self._options = options
         self._sessions = sessions
         self._transport = transport
+        self._link = link
         self._joined = joined
         self._unreached = unreached
         self._suspect_at = 0.0
@@ -325,13 +325,15 @@ class Outbox:
         pause = FIRST_PAUSE
         while True:
             try:
-                return await self._transport.publish(frames)
+                receivers = await self._transport.publish(frames)
             except TransportUnavailable as error:
                 self.failures += 1
-                if pause == FIRST_PAUSE:
-                    logger.warning("the transport takes no frames, trying again: %s", error)
+                self._link.failed(error)
                 await anyio.sleep(pause * random.uniform(0.5, 1.0))
                 pause = min(2 * pause, LONGEST_PAUSE)
+            else:
+                self._link.succeeded()
+                return receivers
 
 
 def _kept_events(session: Outgoing, first: int) -> Iterator[Event]:

@@ -17,6 +17,7 @@ from eventbus_core.errors import (
     NodeAlreadyPresent,
     TransportUnavailable,
 )
+from eventbus_core.link import Link
 from eventbus_core.mailbox import Mailbox
 from eventbus_core.options import BusOptions
 from eventbus_core.transport import Claim, Directory, Owner, Terms
@@ -82,6 +83,7 @@ class Ownership:
         directory: Directory,
         options: BusOptions,
         node: str,
+        link: Link,
         verified: Callable[[], None],
         took_over: Callable[[Holding], None],
         end: Callable[[Holding, EventBusError], None],
@@ -91,6 +93,7 @@ class Ownership:
         self._directory = directory
         self._options = options
         self._node = node
+        self._link = link
         self._verified = verified
         self._took_over = took_over
         self._end = end
@@ -182,12 +185,16 @@ class Ownership:
                     self._hurry = anyio.Event()
                     yield lost, await self._claim_again()
                     lost = False
+                self._link.succeeded()
                 self._verified()
                 owed, self._owed = self._owed, []
                 if owed:
                     await self._release_all(owed)
             except NodeAlreadyPresent:
                 raise  # another has entered in our name; we are nobody any more
+            except TransportUnavailable as error:
+                self._link.failed(error)
+                lost = lost or self._hurry.is_set()
             except EventBusError as error:
                 logger.warning("node %s could not renew its lease: %s", self._node, error)
                 lost = lost or self._hurry.is_set()

@@ -83,4 +83,4 @@ def _documented() -> dict[str, str]:
 
 
 _HELP: Final = _documented()
-_FIELDS: Final = [field.name for field in attrs.fields(Stats) if field.name != "node"]  # that is a label
+_FIELDS: Final = [field.name for field in attrs.fields(Stats) if field.name not in ("node", "version")]

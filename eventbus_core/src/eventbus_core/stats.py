@@ -35,6 +35,9 @@ class Stats:
         waits: how often a sender had to wait for room.
         waiting_events: events that the transport has not taken yet.
         pending_requests: requests without an answer yet.
+        disconnects: how often the broker stopped to take anything.
+        undeliverable_by_reason: the same events as ``undeliverable``, by the reason that was reported.
+        version: the release of eventbus that the node runs.
     """
 
     node: str
@@ -59,3 +62,6 @@ class Stats:
     waits: int
     waiting_events: int
     pending_requests: int
+    disconnects: int = 0
+    undeliverable_by_reason: Mapping[str, int] = attrs.field(factory=dict)
+    version: str = ""

@@ -1,0 +1,189 @@
+"""The life of a node: it joins, its tasks run, and at the end it leaves in good order."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from time import monotonic
+from typing import Any, Final, TypeAlias
+
+import anyio
+from anyio.abc import TaskGroup
+
+from eventbus_core.delivery import NODE_UNREACHABLE
+from eventbus_core.errors import BusClosed, ClientTakenOver, TransportUnavailable
+from eventbus_core.node import LocalNode
+from eventbus_core.transport import ALL_NODES, node_partition
+
+logger = logging.getLogger("eventbus")
+
+TICK: Final = 0.05
+LEAVE_TIMEOUT: Final = 2.0
+
+Service: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
+
+
+class Life:
+    """The one life of *node*, within :meth:`run`."""
+
+    def __init__(self, node: LocalNode) -> None:
+        self.node = node
+        self._crashed = False
+
+    @asynccontextmanager
+    async def run(self) -> AsyncIterator[None]:
+        """
+        Be on the bus within; when it is entered, events of other nodes arrive.
+
+        At its end nothing more is accepted, what was accepted is handled, for at most ``close_timeout``
+        and not if the body raised, and clients are released. What a task of the bus raises ends the
+        body, and is raised in its place.
+
+        Raises:
+            NodeAlreadyPresent, NamespaceMismatch, ConfigurationError, TransportUnavailable: nothing is left open.
+        """
+        failure: BaseException | None = None
+        with _single_exception():
+            async with self.node.transport:
+                await self.node.transport.join([node_partition(self.node.id), ALL_NODES])
+                try:
+                    await self._enter()
+                    async with anyio.create_task_group() as group, self._served(group):
+                        await self._introduce()
+                        await self.node.arrived([node_partition(self.node.id), ALL_NODES])
+                        await self.node.subscriptions.lanes.joined()
+                        self.node.open = self.node.opened = True
+                        logger.info("node %s is on the bus at %s", self.node.id, self.node.transport.uri)
+                        try:
+                            yield
+                        except anyio.get_cancelled_exc_class():
+                            raise  # perhaps by our own task group, which then has the reason
+                        except BaseException as error:
+                            failure = error
+                        else:
+                            await self._drain()
+                finally:
+                    await self._leave()
+        if failure is not None:
+            raise failure
+
+    @asynccontextmanager
+    async def _served(self, group: TaskGroup) -> AsyncIterator[None]:
+        """Run the tasks of the bus within; a cancellation from outside reaches them only once all is wound up."""
+        scope = anyio.CancelScope(shield=True)
+
+        async def serve() -> None:
+            try:
+                with scope:
+                    async with anyio.create_task_group() as self.node.tasks:
+                        for task in self._services():
+                            self.node.tasks.start_soon(task)
+            except BaseException:
+                self._crashed = True
+                raise
+
+        group.start_soon(serve)
+        try:
+            yield
+        finally:
+            self.node.open = False
+            self.node.waits.end()
+            with anyio.move_on_after(LEAVE_TIMEOUT, shield=True):
+                if self.node.opened and not self._crashed:
+                    await self._wind_up()
+            scope.cancel()
+
+    async def _enter(self) -> None:
+        await self.node.ownership.enter()
+        self.node.router.begin(self.node.ownership.incarnation)
+        if self.node.asking is None:
+            self.node.sessions.incarnation = self.node.ownership.incarnation
+
+    async def _introduce(self) -> None:
+        # Sessions and event ids keep the first incarnation when the node has to enter again:
+        # what was sent before it lost its lease can still be repaired.
+        if self.node.asking is not None:
+            await self.node.asking.introduce()
+            self.node.outbox.begin(self.node.ownership.incarnation)
+            await self.node.asking.greet()
+
+    async def _drain(self) -> None:
+        """Let what was accepted be handled."""
+        self.node.open = False
+        mailboxes = [handler.mailbox for handler in self.node.handlers]
+        with anyio.move_on_after(self.node.options.close_timeout) as scope:
+            await self.node.outbox.flush()
+            await self.node.mailboxes.handled(mailboxes)
+        if scope.cancelled_caught:
+            busy = len(self.node.mailboxes.busy.intersection(mailboxes))
+            left = self.node.outbox.unpublished()
+            logger.warning("node %s closes with %d events unpublished and %d handlers busy", self.node.id, left, busy)
+
+    async def _wind_up(self) -> None:
+        """Give up what this node holds, see off or report every event that it has taken in, and take in no more."""
+        for holding in list(self.node.ownership.clients.values()):
+            self.node.end(holding, BusClosed("the bus is closed"))
+        await self._leave()
+        await self.node.delivery.settled()
+        self.node.sessions.close()
+        for handler in list(self.node.handlers):
+            for event, sender in self.node.take_off(handler):
+                if event.target == self.node.router.address:
+                    self.node.router.report(event, event.origin or sender or self.node.id, NODE_UNREACHABLE)
+        await self.node.delivery.settled()
+        await self.node.outbox.settled()
+        await self.node.hooks.settled()
+        await self.node.outbox.flush()
+
+    async def _leave(self) -> None:
+        with anyio.move_on_after(LEAVE_TIMEOUT, shield=True):
+            try:
+                await self.node.ownership.leave()
+            except TransportUnavailable as error:
+                logger.warning("node %s could not leave, its lease will end: %s", self.node.id, error)
+
+    def _services(self) -> list[Service]:
+        return [
+            self.node.delivery.run,
+            self.node.delivery.run_errands,
+            self.node.outbox.run,
+            self.node.hooks.run,
+            self.node.subscriptions.lanes.run,
+            self._tick,
+            self._keep_lease,
+            *self.node.ownership.runners(),
+            *self.node.early,
+        ]
+
+    async def _tick(self) -> None:
+        """Do what is due, in every layer."""
+        while True:
+            await anyio.sleep(TICK)
+            now = monotonic()
+            self.node.mailboxes.tend(now)
+            self.node.delivery.tend(now)
+            self.node.outbox.tend(now)
+            for holding in [holding for holding, until in self.node.lingering.items() if until < now]:
+                self.node.ownership.release_soon(holding)
+                self.node.end(holding, BusClosed(f"client {holding.name!r} did not come back"))
+
+    async def _keep_lease(self) -> None:
+        async for lost, taken in self.node.ownership.keep_lease():
+            for holding, owner in taken:
+                self.node.end(holding, ClientTakenOver(holding.name, owner.node))
+            if lost:
+                self.node.router.trust_after = monotonic() + self.node.options.lease
+                self.node.on_lease_lost.emit()
+
+
+@contextmanager
+def _single_exception() -> Iterator[None]:
+    """Raise what the task groups within raised: if it is one exception, that one."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+            error = error.exceptions[0]
+        raise error from None
