@@ -169,3 +169,27 @@ async def test_g9_a_node_that_lost_its_lease_enters_again_and_keeps_what_nobody_
                 await bus.send("taken", "n", bus.node)
             assert sorted(event.data for event in await take(kept, 2)) == ["n0", "n1"]
             assert sorted(event.data for event in await take(new, 2)) == ["n0", "n1"]
+
+
+async def test_presence_is_told_to_those_who_ask_for_it(uri: str) -> None:
+    """Who joins, leaves, claims, takes over and releases is published to ``$sys`` topics, on every node."""
+    async with buses(uri, 1, presence=True) as (a,):
+        a.on("$sys.>")(told := Inbox())
+        a.on(">")(everything := Inbox())
+        await a.ready()
+        async with eventbus.connect(uri, namespace=a.namespace, node="late", presence=True) as late:
+            async with late.client("bob"), a.client("bob"):
+                pass
+            with pytest.raises(eventbus.InvalidName):
+                await late.publish("$sys.node.left", {"node": "n0"})
+        await until(lambda: len(told) == 6)
+        assert [(event.type, event.data["node"], event.source) for event in told.events] == [
+            ("$sys.node.joined", "late", "@late"),
+            ("$sys.client.claimed", "late", "@late"),
+            ("$sys.client.claimed", "n0", "@n0"),
+            ("$sys.client.taken-over", "n0", "@n0"),
+            ("$sys.client.released", "n0", "@n0"),
+            ("$sys.node.left", "late", "@late"),
+        ]
+        assert told.events[3].data == {"node": "n0", "client": "bob", "previous": "late"}
+        assert len(everything) == 0

@@ -99,11 +99,17 @@ class Exchange:
             self._router.forward(previous.node, event)
 
     async def handed_over(self, holding: Holding) -> None:
-        """Return once the node that held the client before does so no more, or is silent for too long."""
+        """
+        Return once the node that held the client before does so no more.
+
+        If it is silent for too long, it hangs: then every other node is told who has the client now.
+        """
         if under_way := self._handovers.get(holding.handover):
             with anyio.move_on_after(HANDOVER_TIMEOUT):
                 await under_way[1].wait()
-            self._settle_handover(holding.handover)
+            if self._settle_handover(holding.handover):
+                owner = Owner(self._router.node, self._ownership.incarnation, holding.epoch)
+                self._router.tell_all(MOVED, Moved(holding.name, owner))
 
     def fail(self, request: Event, reason: str) -> None:
         """Tell the one who waits for the answer to *request* that there will be none."""
@@ -146,8 +152,11 @@ class Exchange:
         if not self._requests.settle(fate.id, RequestFailed(fate.target, fate.reason)) and fate.type[:1] != "$":
             self._on_undeliverable(fate)
 
-    def _settle_handover(self, id: str) -> None:
-        if under_way := self._handovers.pop(id, None):
+    def _settle_handover(self, id: str) -> bool:
+        """End a handover; return whether it was still under way."""
+        under_way = self._handovers.pop(id, None)
+        if under_way is not None:
             holding, done = under_way
             holding.mailbox.let_through()
             done.set()
+        return under_way is not None

@@ -14,6 +14,7 @@ from anyio.abc import TaskGroup
 from eventbus_core.delivery import NODE_UNREACHABLE
 from eventbus_core.errors import BusClosed, ClientTakenOver, TransportUnavailable
 from eventbus_core.node import LocalNode
+from eventbus_core.presence import CLIENT_RELEASED, NODE_JOINED, NODE_LEFT
 from eventbus_core.transport import ALL_NODES, node_partition
 
 logger = logging.getLogger("eventbus")
@@ -54,6 +55,7 @@ class Life:
                         await self.node.arrived([node_partition(self.node.id), ALL_NODES])
                         await self.node.subscriptions.lanes.joined()
                         self.node.open = self.node.opened = True
+                        self.node.presence.say(NODE_JOINED)
                         logger.info("node %s is on the bus at %s", self.node.id, self.node.transport.uri)
                         try:
                             yield
@@ -122,6 +124,7 @@ class Life:
 
     async def _wind_up(self) -> None:
         """Give up what this node holds, see off or report every event that it has taken in, and take in no more."""
+        self.node.presence.say(NODE_LEFT)
         for holding in list(self.node.ownership.clients.values()):
             self.node.end(holding, BusClosed("the bus is closed"))
         await self._leave()
@@ -167,6 +170,7 @@ class Life:
             for holding in [holding for holding, until in self.node.lingering.items() if until < now]:
                 self.node.ownership.release_soon(holding)
                 self.node.end(holding, BusClosed(f"client {holding.name!r} did not come back"))
+                self.node.presence.say(CLIENT_RELEASED, client=holding.name)
 
     async def _keep_lease(self) -> None:
         async for lost, taken in self.node.ownership.keep_lease():

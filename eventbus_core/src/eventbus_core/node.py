@@ -35,6 +35,7 @@ from eventbus_core.names import EVERYONE, check_address, check_topic, node_addre
 from eventbus_core.options import BusOptions
 from eventbus_core.outbox import Outbox
 from eventbus_core.ownership import Holding, Ownership
+from eventbus_core.presence import CLIENT_CLAIMED, CLIENT_RELEASED, CLIENT_TAKEN_OVER, Presence
 from eventbus_core.requests import Requests
 from eventbus_core.routing import Router, Wait
 from eventbus_core.sessions import Sessions
@@ -132,6 +133,7 @@ class LocalNode:
         self.delivery = Delivery(self.router, self.sessions, transport, self.on_gap.emit, namesake, self._doubt)
         if asking is not None:
             asking.tell_all, asking.tell_node = self.router.tell_all, self.router.tell_node
+        self.presence = Presence(self.router)
         self._handler_failures = 0
         self.lingering: dict[Holding, float] = {}
         self._answer = anyio.Event()
@@ -241,6 +243,9 @@ class LocalNode:
         except BaseException:
             self.ownership.give_up(holding)
             raise
+        self.presence.say(CLIENT_CLAIMED, client=holding.name, epoch=holding.epoch)
+        if holding.previous is not None:
+            self.presence.say(CLIENT_TAKEN_OVER, client=holding.name, previous=holding.previous.node)
 
     async def release(self, holding: Holding) -> None:
         """Release the client of *holding*; what it did not handle goes after it, or is reported to its sender."""
@@ -253,6 +258,7 @@ class LocalNode:
             self.ownership.drop(holding)
             self.end(holding, closed)
             await self.ownership.release(holding)
+            self.presence.say(CLIENT_RELEASED, client=holding.name)
 
     def _leave_behind(self, left: Holding, reason: EventBusError) -> None:
         """Keep the events for a client whose handle was closed, until ``linger`` is over or it is claimed."""

@@ -42,6 +42,7 @@ class BusOptions:
     laggard_timeout: float = option(2.0, "how long a slow receiver may hold up its senders", least=0.01)
     send_timeout: float = option(30.0, "how long a send may wait for room before it raises", least=0.01)
     close_timeout: float = option(5.0, "how long closing waits for what was accepted to be handled", least=0.0)
+    presence: bool = option(False, "publish who joins, leaves, claims and releases to the topics `$sys.>`")
     owner_cache: int = option(100_000, "owners of remote clients that are remembered", least=1)
     max_requests: int = option(100_000, "requests that may wait for their answers at a time", least=1)
 

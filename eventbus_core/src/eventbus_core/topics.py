@@ -2,7 +2,8 @@
 Topics: which lane carries one, and who is subscribed to it.
 
 A pattern is a topic in which the token ``*`` stands for any one token and a last ``>`` for
-one or more (the rule of NATS subjects).
+one or more (the rule of NATS subjects). A wildcard in the first place stands for no topic of
+the bus' own (the rule of MQTT for ``$SYS``).
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from typing import Generic, TypeVar
 from zlib import crc32
 
 import attrs
+
+from eventbus_core.names import RESERVED
 
 R = TypeVar("R")
 
@@ -99,7 +102,10 @@ class PatternIndex(Generic[R]):
     def _search(self, topic: str) -> tuple[R, ...]:
         found: dict[R, int] = {}
         level = [self._root]
-        for token in topic.split("."):
+        tokens = topic.split(".")
+        if topic.startswith(RESERVED):  # the bus' own are for those who ask for them by name
+            level = [branch] if (branch := self._root.branches.get(tokens.pop(0))) else []
+        for token in tokens:
             below = [branch.branches for branch in level]
             for branches in below:
                 if rest := branches.get(REST):
