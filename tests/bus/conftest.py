@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
+from collections.abc import Iterator
 from typing import Any
 
 import anyio
@@ -57,10 +58,14 @@ def uri(request: pytest.FixtureRequest) -> str:
     return found
 
 
-@pytest.fixture(autouse=True, scope="session")
-def _quiet() -> None:
+@pytest.fixture(autouse=True, scope="module")
+def _quiet() -> Iterator[None]:
     """Handlers that raise are part of the tests: their tracebacks would only bury those of failures."""
-    logging.getLogger("eventbus").setLevel(logging.CRITICAL)
+    logger = logging.getLogger("eventbus")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    yield
+    logger.setLevel(before)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -164,7 +164,8 @@ class AskingDirectory(Directory):
         self._claiming.update(zip(clients, epochs, strict=True))
         self._taking.update(clients if takeover else ())
         try:
-            owners = await self._ask(clients, epochs, takeover)
+            # Alone, as far as we know, we may be the one who was cut off: then it takes a while to hear of others.
+            owners = await self._ask(clients, epochs, takeover, patient=not takeover and not self._others())
             return [
                 await self._grant(client, epoch, owners.get(client), takeover)
                 for client, epoch in zip(clients, epochs, strict=True)
