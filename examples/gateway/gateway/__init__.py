@@ -1,0 +1,1 @@
+"""Browsers on any of several servers talk to each other; the bus finds the way."""

@@ -1,0 +1,25 @@
+"""Run one server: ``python -m gateway --port 9001 --server-id server-1 --redis-uri redis://localhost:6379/0``."""
+
+from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser
+
+import uvicorn
+
+from gateway.server import create_app
+
+
+def main() -> None:
+    """Serve until told to stop."""
+    parser = ArgumentParser("python -m gateway", description=__doc__, formatter_class=ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    parser.add_argument("--port", type=int, default=9001, help="port to listen on")
+    parser.add_argument("--server-id", help="name of this server, made up if not given")
+    parser.add_argument("--redis-uri", default="memory://", help="what the servers share; memory:// is for one alone")
+    parser.add_argument("--url", help="where browsers reach this very server; ws://HOST:PORT if not given")
+    args = parser.parse_args()
+    app = create_app(args.redis_uri, args.server_id, args.url or f"ws://{args.host}:{args.port}")
+    # The pings find out about browsers that went away without a word.
+    uvicorn.run(app, host=args.host, port=args.port, ws_max_size=16_384, ws_ping_interval=5, ws_ping_timeout=5)
+
+
+if __name__ == "__main__":
+    main()

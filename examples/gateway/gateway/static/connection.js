@@ -1,0 +1,113 @@
+// A websocket that comes back: to another server if need be, with all that was not accepted yet.
+
+const SILENCE = 4000; // the server says something twice a second
+const FATAL = { 4000: "refused", 4001: "elsewhere" };
+const REMEMBERED = 60;
+
+export class Connection extends EventTarget {
+  constructor(workspace, name, rooms, url) {
+    super();
+    this.workspace = workspace;
+    this.name = name;
+    this.url = url;
+    this.servers = new Map(); // the address of every server that was ever heard of: one that is away may come back
+    this.node = null;
+    this.rooms = new Set(rooms);
+    this.waiting = new Map(); // what no server has accepted yet, by id
+    this.heard = 0;
+    this.fails = 0;
+    setTimeout(() => this.open());
+    setInterval(() => this.#watch(), 1000);
+  }
+
+  open() {
+    clearTimeout(this.timer);
+    const away = this.heard ? Math.min(REMEMBERED, (Date.now() - this.heard) / 1000) : 0;
+    const query = new URLSearchParams([...this.rooms].map((room) => ["room", room]));
+    query.set("away", away.toFixed(3));
+    const path = `/ws/${encodeURIComponent(this.workspace)}/${encodeURIComponent(this.name)}?${query}`;
+    const socket = (this.socket = new WebSocket(this.url + path));
+    this.ready = false;
+    this.begun = Date.now();
+    this.#tell("connecting", { url: this.url });
+    socket.onmessage = ({ data }) => this.socket === socket && this.#read(JSON.parse(data));
+    socket.onclose = ({ code, reason }) => this.socket === socket && this.#lost(code, reason);
+  }
+
+  // Drops the connection and comes back after a while, elsewhere if there is another server.
+  move(pause) {
+    this.#turn();
+    this.socket.onclose = null;
+    this.socket.close();
+    this.socket = null;
+    this.ready = false;
+    this.#tell("dropped", { url: this.url, pause });
+    this.timer = setTimeout(() => this.open(), pause);
+  }
+
+  say(message) {
+    this.waiting.set(message.id, message);
+    this.#send({ kind: "say", ...message });
+  }
+
+  join(room) {
+    this.rooms.add(room);
+    this.#send({ kind: "join", room });
+  }
+
+  leave(room) {
+    this.rooms.delete(room);
+    this.#send({ kind: "leave", room });
+  }
+
+  #send(frame) {
+    if (this.ready) this.socket.send(JSON.stringify(frame));
+  }
+
+  #read(frame) {
+    this.heard = Date.now();
+    if (!this.ready) {
+      this.ready = true;
+      this.fails = 0;
+      for (const message of this.waiting.values()) this.#send({ kind: "say", ...message });
+    }
+    if (frame.kind === "state") {
+      this.node = frame.node;
+      for (const [node, { url }] of Object.entries(frame.servers)) this.servers.set(node, url);
+    }
+    if (frame.kind === "accepted" || (frame.kind === "refused" && !frame.later)) this.waiting.delete(frame.id);
+    if (frame.kind === "refused" && frame.later) {
+      setTimeout(() => this.waiting.has(frame.id) && this.#send({ kind: "say", ...this.waiting.get(frame.id) }), 1000);
+    }
+    this.#tell("frame", frame);
+  }
+
+  #lost(code, reason) {
+    this.ready = false;
+    this.socket = null;
+    if (FATAL[code]) return this.#tell(FATAL[code], { reason });
+    const pause = Math.min(4000, 250 * 2 ** this.fails++) * (0.75 + Math.random() / 2);
+    this.#turn();
+    this.#tell("lost", { code, reason, url: this.url, pause });
+    this.timer = setTimeout(() => this.open(), pause);
+  }
+
+  #turn() {
+    const nodes = [...this.servers.keys()].sort();
+    this.node = nodes[(nodes.indexOf(this.node) + 1) % nodes.length] ?? null;
+    this.url = this.servers.get(this.node) ?? this.url;
+  }
+
+  // A connection can be dead without having been closed.
+  #watch() {
+    if (!this.socket || Date.now() - Math.max(this.heard, this.begun) < SILENCE) return;
+    const socket = this.socket;
+    socket.onclose = null;
+    socket.close();
+    this.#lost(0, "silent");
+  }
+
+  #tell(type, detail) {
+    this.dispatchEvent(new CustomEvent(type, { detail }));
+  }
+}

@@ -1,0 +1,262 @@
+"""What a gateway does for those who connect, told over its websockets."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+
+import eventbus
+import tests.gateway.needs  # noqa: F401  (before what it looks for)
+from tests.gateway.servers import FOLDER, Gateway, gateways
+from tests.gateway.visitor import Visitor, turned_away
+from tests.servers import RedisServer
+
+JUNK: tuple[object, ...] = (None, "text", {"id": 1}, [[]])
+
+
+def test_messages_arrive_where_they_should_and_nowhere_else(three: list[Gateway]) -> None:
+    one, two, three_ = three
+    with (
+        Visitor(one, "acme", "alice", "cats") as alice,
+        Visitor(two, "acme", "bob", "cats") as bob,
+        Visitor(three_, "acme", "carol", "dogs") as carol,
+        Visitor(one, "umbrella", "alice", "cats") as stranger,
+    ):
+        alice.say("for bob", "person", "bob")
+        alice.say("for cats", "room", "cats")
+        alice.say("for all", "workspace")
+        # What was sent before these and is not there by then went nowhere else.
+        carol.say("woof", "room", "dogs")
+        for person in ("alice", "bob", "carol"):
+            alice.say("end", "person", person)
+        stranger.say("end", "workspace")
+        assert alice.read("for cats", "for all", "end") == ["end", "for all", "for cats"]
+        assert bob.read("for bob", "for cats", "for all", "end") == ["end", "for all", "for bob", "for cats"]
+        assert carol.read("for all", "woof", "end") == ["end", "for all", "woof"]
+        assert stranger.read("end") == ["end"]
+        ways = {message["text"]: (message["sender"], message["node"], message["partition"]) for message in bob.messages}
+        assert ways["for bob"] == ("alice", "server-1", "n:server-2")
+        assert ways["for cats"][2].startswith("l:")
+
+
+def test_the_sender_gets_a_receipt(three: list[Gateway]) -> None:
+    with Visitor(three[0], "receipts", "alice") as alice, Visitor(three[1], "receipts", "bob"):
+        accepted = alice.say("hi", "person", "bob")
+        receipt = alice.next("delivered")
+        assert receipt == {
+            "kind": "delivered",
+            "id": accepted["id"],
+            "node": "server-2",
+            "partition": "n:server-2",
+        }
+
+
+def test_nobody_reaches_another_workspace(three: list[Gateway]) -> None:
+    with Visitor(three[0], "acme", "victim", "cats") as victim, Visitor(three[1], "evil", "mallory") as mallory:
+        for name in ("acme/victim", "../acme/victim", "victim", "@server-1", "*", ">", "$sys", "victim\n"):
+            assert mallory.asks_in_vain("say", id="x", scope="person", to=name, text="boo")
+        for room in ("acme.cats", "*", ">", "../acme.cats", "cats.>", "#cats", "a b", ""):
+            assert mallory.asks_in_vain("join", room=room)
+            assert mallory.asks_in_vain("say", id="x", scope="room", to=room, text="boo")
+        mallory.ask("join", room="cats")
+        mallory.ask("say", id="x", scope="room", to="cats", text="boo")
+        assert mallory.next("message")["text"] == "boo"
+        victim.say("end", "room", "cats")
+        victim.say("end too", "person", "victim")
+        assert victim.read("end", "end too") == ["end", "end too"]
+        for visitor in (victim, mallory):
+            people = {name for here in visitor.next("state")["servers"].values() for name in here["clients"]}
+            assert people == {visitor.name}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "no JSON",
+        "[" * 10_000,
+        "null",
+        "{}",
+        '{"kind": "shout"}',
+        '{"kind": "say"}',
+        '{"kind": "say", "id": "1", "scope": "all", "text": "hi"}',
+        '{"kind": "say", "id": "1", "scope": "workspace", "text": ""}',
+        '{"kind": "say", "id": "1", "scope": "workspace", "text": 1}',
+        '{"kind": "say", "id": "1", "scope": "workspace", "text": "\\ud800"}',
+        '{"kind": "say", "id": "1 2", "scope": "workspace", "text": "hi"}',
+        '{"kind": "say", "id": "1", "scope": "workspace", "text": "hi", "sender": "bob"}',
+        '{"kind": "say", "id": "1", "scope": "workspace", "text": "%s"}' % ("x" * 2001),
+        '{"kind": "join", "room": null}',
+        b"\xff\xfe",
+        b"",
+    ],
+    ids=lambda text: repr(text[-50:]),
+)
+def test_bad_input_is_refused_and_the_connection_stays(three: list[Gateway], text: str | bytes) -> None:
+    with Visitor(three[0], "bad", "eve") as eve:
+        eve.send(text)
+        assert eve.next("refused")["text"]
+        assert eve.say("hi", "workspace")["kind"] == "accepted"
+        assert eve.read("hi") == ["hi"]
+
+
+def test_a_frame_that_is_far_too_large_ends_the_connection(three: list[Gateway]) -> None:
+    with Visitor(three[0], "bad", "eve") as eve:
+        eve.send("x" * 100_000)
+        assert eve.closed()[0] == 1009
+
+
+@pytest.mark.parametrize("name", ["a b", "a.b", "a*", ">", "@a", "#a", "$a", "a\n", "x" * 25, "..", "%2f", "é" * 25])
+def test_a_bad_name_is_turned_away(three: list[Gateway], name: str) -> None:
+    assert turned_away(three[0], "names", name) == 4000
+    assert turned_away(three[0], name, "alice") == 4000
+    assert turned_away(three[0], "names", "alice", name) == 4000
+
+
+@pytest.mark.parametrize("away", [-1, 61, float("nan"), float("inf")])
+def test_a_bad_time_is_turned_away(three: list[Gateway], away: float) -> None:
+    assert turned_away(three[0], "names", "alice", away=away) == 4000
+
+
+def test_names_of_all_languages_are_welcome(three: list[Gateway]) -> None:
+    with Visitor(three[0], "Büro", "Zoë") as zoë, Visitor(three[1], "Büro", "名前", "部屋") as other:
+        zoë.say("hi", "person", "名前")
+        other.say("hi", "room", "部屋")
+        assert other.read("hi") == ["hi"]
+
+
+def test_who_is_in_too_many_rooms_has_to_leave_one(three: list[Gateway]) -> None:
+    with Visitor(three[0], "rooms", "alice", *(f"r{number}" for number in range(16))) as alice:
+        assert alice.asks_in_vain("join", room="more")
+        alice.ask("leave", room="r0")
+        alice.ask("join", room="more")
+        assert alice.say("hi", "room", "more")["kind"] == "accepted"
+        assert alice.asks_in_vain("say", id="x", scope="room", to="r0", text="hi")
+    assert turned_away(three[0], "rooms", "alice", *(f"r{number}" for number in range(17))) == 4000
+
+
+def test_one_who_is_not_there_is_not_written_to(three: list[Gateway]) -> None:
+    with Visitor(three[0], "lonely", "alice") as alice:
+        answer = alice.say("hi", "person", "nobody")
+        assert (answer["kind"], answer["text"]) == ("refused", "nobody here is called 'nobody'")
+
+
+def test_presence_follows_who_comes_moves_and_goes(three: list[Gateway]) -> None:
+    one, two, _ = three
+    with Visitor(one, "presence", "alice") as alice:
+        alice.sees(server_1={"alice"}, server_2=set(), server_3=set())
+        with Visitor(two, "presence", "bob"):
+            alice.sees(server_1={"alice"}, server_2={"bob"}, server_3=set())
+            with Visitor(one, "presence", "bob"):
+                alice.sees(server_1={"alice", "bob"}, server_2=set(), server_3=set())
+        alice.sees(server_1={"alice"}, server_2=set(), server_3=set())
+
+
+def test_a_second_connection_moves_the_client_and_ends_the_first(three: list[Gateway]) -> None:
+    one, two, _ = three
+    with Visitor(one, "twice", "alice") as first, Visitor(two, "twice", "alice") as second:
+        assert first.closed() == (4001, "connected from elsewhere")
+        second.say("hi", "person", "alice")
+        assert second.read("hi") == ["hi"]
+
+
+def test_who_comes_back_to_another_server_gets_what_was_sent_meanwhile(three: list[Gateway]) -> None:
+    one, two, last = three
+    with Visitor(last, "moving", "bob") as bob:
+        with Visitor(one, "moving", "alice"):
+            pass
+        for number in range(10):
+            assert bob.say(f"{number}", "person", "alice")["kind"] == "accepted"
+        with Visitor(two, "moving", "alice") as alice:
+            bob.say("9 and on", "person", "alice")
+            alice.read("9 and on")
+            assert [message["text"] for message in alice.messages] == [*map(str, range(10)), "9 and on"]
+
+
+def test_who_comes_back_gets_what_rooms_said_meanwhile(three: list[Gateway]) -> None:
+    one, two, last = three
+    with Visitor(last, "back", "bob", "cats") as bob:
+        bob.say("before", "room", "cats")
+        with Visitor(one, "back", "alice", "cats"):
+            pass
+        bob.say("meow", "room", "cats")
+        bob.say("hello", "workspace")
+        with Visitor(two, "back", "alice", "cats", away=1.0) as alice:
+            assert {"meow", "hello"} <= set(alice.read("meow", "hello"))
+            assert all(message["again"] for message in alice.messages)
+        with Visitor(two, "back", "alice", "dogs", away=1.0) as alice:
+            assert "meow" not in alice.read("hello")
+
+
+def test_a_killed_server_loses_nothing(fleet: list[Gateway]) -> None:
+    one, two, last = fleet
+    with Visitor(last, "acme", "bob", "cats") as bob, Visitor(one, "acme", "alice", "cats") as alice:
+        bob.say("first", "person", "alice")
+        alice.read("first")
+        one.kill()
+        bob.say("to alice", "person", "alice")
+        bob.say("to cats", "room", "cats")
+        bob.say("to all", "workspace")
+        with Visitor(two, "acme", "alice", "cats", away=1.0) as again:
+            assert again.read("to alice", "to cats", "to all")
+            bob.say("and on", "person", "alice")
+            again.read("and on")
+            bob.sees(server_2={"alice"}, server_3={"bob"})
+
+
+def test_a_restarted_redis_loses_nothing(fleet: list[Gateway], redis_server: RedisServer) -> None:
+    one, two, _ = fleet
+    with Visitor(one, "acme", "alice", "cats") as alice, Visitor(two, "acme", "bob", "cats") as bob:
+        alice.say("0", "person", "bob")
+        bob.read("0")
+        redis_server.kill()
+        for number in range(1, 5):
+            assert alice.say(f"{number}", "person", "bob")["kind"] == "accepted"
+            assert alice.say(f"cats {number}", "room", "cats")["kind"] == "accepted"
+        redis_server.start()
+        alice.say("5", "person", "bob")
+        bob.read("5", *(f"cats {number}" for number in range(1, 5)))
+        addressed = [message["text"] for message in bob.messages if message["scope"] == "person"]
+        assert addressed == [str(number) for number in range(6)]
+
+
+def test_without_redis_who_comes_is_told(fleet: list[Gateway], redis_server: RedisServer) -> None:
+    redis_server.kill()
+    assert turned_away(fleet[0], "acme", "alice") == 1013
+
+
+async def test_what_others_on_the_bus_send_does_no_harm(fleet: list[Gateway], redis_server: RedisServer) -> None:
+    with Visitor(fleet[0], "acme", "alice") as alice:
+        async with eventbus.connect(redis_server.uri) as bus:
+            for type in ("gateway.message", "gateway.receipt", "other"):
+                for data in JUNK:
+                    await bus.send("acme/alice", type, data)
+                    await bus.publish("workspace.acme", data)
+                    await bus.broadcast("gateway.here", data)
+                    await bus.broadcast("gateway.missed", data)
+            await bus.flush()
+        alice.say("hi", "person", "alice")
+        assert alice.read("hi") == ["hi"]
+
+
+def test_one_server_needs_no_redis(tmp_path: Path) -> None:
+    with gateways("", tmp_path, count=1) as (one,):
+        with Visitor(one, "acme", "alice", "cats") as alice, Visitor(one, "acme", "bob", "cats") as bob:
+            alice.say("hi", "person", "bob")
+            alice.say("meow", "room", "cats")
+            assert bob.read("hi", "meow") == ["hi", "meow"]
+            assert one.stop() in {0, -signal.SIGTERM}
+            assert bob.closed()[0] == 1012
+        assert "Traceback" not in one.log.read_text()
+
+
+def test_the_page_comes_with_all_its_parts_and_takes_nothing_from_elsewhere() -> None:
+    static = FOLDER / "gateway" / "static"
+    names = {path.name for path in static.iterdir()}
+    assert names == {"index.html", "style.css", "page.js", "map.js", "connection.js"}
+    for path in static.iterdir():
+        text = path.read_text(encoding="utf-8").replace("http://www.w3.org/2000/svg", "")
+        for word in ("http://", "https://", "innerHTML", "insertAdjacentHTML", "document.write", "eval("):
+            assert word not in text, f"{path.name}: {word}"
