@@ -18,7 +18,9 @@ import attrs
 
 from eventbus_core.errors import NamespaceMismatch, NodeAlreadyPresent
 from eventbus_core.event import Event
+from eventbus_core.names import is_identifier
 from eventbus_core.transport import Claim, Directory, Node, Owner, Terms
+from eventbus_core.wire import Number
 
 ALIVE: Final = "$sys.alive"
 GONE: Final = "$sys.gone"
@@ -34,7 +36,7 @@ class Alive:
     """What a node says of itself."""
 
     node: str
-    incarnation: int
+    incarnation: Number
     lease: float
     wire_version: int
     lanes: int
@@ -45,9 +47,9 @@ class Question:
     """Who holds *clients*, or any if there are none; a claim says by which *epochs* it takes them over."""
 
     me: Alive
-    number: int
+    number: Number
     clients: list[str]
-    epochs: list[int] | None = None
+    epochs: list[Number] | None = None
     takeover: bool = False
 
 
@@ -56,9 +58,9 @@ class Answer:
     """What a node holds of what it was asked for, with its epochs."""
 
     me: Alive
-    number: int
-    held: dict[str, int]
-    claiming: dict[str, int]
+    number: Number
+    held: dict[str, Number]
+    claiming: dict[str, Number]
 
 
 class _Poll:
@@ -273,7 +275,7 @@ class AskingDirectory(Directory):
     def _heard(self, alive: Alive) -> None:
         """Take note of a node that lives; if it is in our place, or of other terms, one of us has to go."""
         me = self._me
-        if alive == me or not alive.incarnation or not self._present:
+        if alive == me or not alive.incarnation or not self._present or not is_identifier(alive.node):
             return
         if alive.node == me.node:
             self.namesake(alive.incarnation)

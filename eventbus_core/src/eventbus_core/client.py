@@ -10,7 +10,7 @@ import anyio
 from eventbus_core.errors import BusClosed, EventBusError
 from eventbus_core.event import Event
 from eventbus_core.handlers import Handler, HandlerFunction
-from eventbus_core.losses import LOSS
+from eventbus_core.losses import LOSS, loss_of
 from eventbus_core.mailbox import Mailbox
 from eventbus_core.names import check_client, check_pattern
 from eventbus_core.node import Headers, LocalNode
@@ -166,8 +166,8 @@ class Client:
             self._source()
             event = self._holding.mailbox.next()
             if event is not None:
-                if event.type == LOSS:
-                    self._node.lost(self.name, event.data)
+                if event.type == LOSS and (loss := loss_of(event)) is not None:
+                    self._node.lost(self.name, loss)
                 return event
             if self._more is None:
                 self._more = anyio.Event()

@@ -14,11 +14,11 @@ import anyio
 from anyio.lowlevel import checkpoint
 from msgspec.structs import replace
 
-from eventbus_core.errors import FrameError, TransportUnavailable
+from eventbus_core.errors import EventBusError, FrameError
 from eventbus_core.event import Event, copy_event
 from eventbus_core.losses import Gap, loss_event
 from eventbus_core.mailbox import Mailbox
-from eventbus_core.names import NODE_SIGN, RESERVED
+from eventbus_core.names import NODE_SIGN, RESERVED, is_identifier
 from eventbus_core.outbox import Queue
 from eventbus_core.routing import MOVED, NO_HANDLER, Moved, Router
 from eventbus_core.session import Outgoing, Ready, Ticket
@@ -123,7 +123,7 @@ class Delivery:
 
     def stray(self, event: Event, sender: str | None) -> None:
         """Send *event*, which came from *sender*, after its client: it is here no more."""
-        self._strays.append(Stray(event, event.origin or sender or self._node, None))
+        self._strays.append(Stray(event, event.accepted_by(sender or self._node), None))
         self._work.set()
 
     async def settled(self) -> None:
@@ -144,7 +144,7 @@ class Delivery:
                     await self._redirect(self._strays)
                 self._progress.set()
                 self._progress = anyio.Event()
-            except TransportUnavailable as error:
+            except EventBusError as error:
                 logger.debug("the directory does not answer: %s", error)
                 await anyio.sleep(PAUSE)
 
@@ -154,6 +154,8 @@ class Delivery:
             header, body = unpack(frame.data, self._limit)
             if header.namespace != self._options.namespace:
                 raise FrameError("foreign", f"it is of namespace {header.namespace!r}")
+            if not is_identifier(header.node):
+                raise FrameError("malformed", "its sender has a name that no node can have")
         except FrameError as error:
             self._refuse(error)
             return
@@ -214,7 +216,7 @@ class Delivery:
     def _deliver_odd(self, event: Event, ready: Ready, chunks: dict[Mailbox, list[Event]]) -> int:
         """Deliver what is for this node itself; return 1 if it is a stray."""
         if event.target != self._router.address:
-            self._strays.append(Stray(event, event.origin or ready.header.node, ready.ticket))
+            self._strays.append(Stray(event, event.accepted_by(ready.header.node), ready.ticket))
             self._work.set()
             return 1
         if self._router.internal(event):
@@ -223,7 +225,7 @@ class Delivery:
         for mailbox in mailboxes:
             chunks.setdefault(mailbox, []).append(copy_event(event))
         if not mailboxes and not event.type.startswith(RESERVED):
-            self._router.report(event, event.origin or ready.header.node, NO_HANDLER)
+            self._router.report(event, event.accepted_by(ready.header.node), NO_HANDLER)
         return 0
 
     def _deliver_spread(self, matched: Iterable[tuple[Event, tuple[Mailbox, ...]]], ready: Ready) -> None:
@@ -244,7 +246,7 @@ class Delivery:
             if not mailbox.closed:
                 mailbox.put(events, mean * len(events), ready.ticket)
             else:  # by what the same frame had to say
-                self._strays += [Stray(event, event.origin or ready.header.node, ready.ticket) for event in events]
+                self._strays += [Stray(event, event.accepted_by(ready.header.node), ready.ticket) for event in events]
                 self._work.set()
 
     async def _redirect(self, strays: deque[Stray]) -> None:
@@ -268,7 +270,7 @@ class Delivery:
     def _redirect_one(self, stray: Stray, owner: Owner | None) -> None:
         event, origin, ticket = stray
         holding = self._clients.get(event.target)
-        if owner is not None and owner.node == self._node and holding is not None:
+        if owner is not None and owner.node == self._node and holding is not None and not holding.mailbox.closed:
             holding.mailbox.put([event], len(memoryview(event.raw)), ticket)
             return
         if ticket is not None:
@@ -293,7 +295,7 @@ class Delivery:
         suspects, self._suspects = self._suspects, set()
         try:
             alive = {node.id for node in await self._directory.nodes()}
-        except TransportUnavailable:
+        except EventBusError:
             self._suspects |= suspects
             raise
         if self._node not in alive or self._router.doubtful():
@@ -303,8 +305,9 @@ class Delivery:
                 self._router.forget_node(queue.node)
                 self._sessions.forget(queue.node)
                 sent, waiting = self._outbox.abandon(queue.session, queue.session.handled)
+                self._router.undeliverable[NODE_DEAD] += self._outbox.forgotten(queue.session)
                 for event in sent:  # perhaps it was handled; sent anywhere else, it could be so twice
-                    self._router.report(event, event.origin or self._node, NODE_DEAD)
+                    self._router.report(event, event.accepted_by(self._node), NODE_DEAD)
                 for event in waiting:
                     self.stray(event, None)
 

@@ -10,6 +10,7 @@ import msgspec
 from msgspec.structs import force_setattr, replace
 
 from eventbus_core.errors import EventDataError, EventTooLarge
+from eventbus_core.names import NODE_SIGN, is_identifier
 
 T = TypeVar("T")
 Into: TypeAlias = type[T]
@@ -91,6 +92,17 @@ class Event(msgspec.Struct, frozen=True, array_like=True, gc=False):
         if self._data is None:
             force_setattr(self, "_data", (value,))
         return value
+
+    def accepted_by(self, sender: str) -> str:
+        """Return the node that accepted it: the one that it names, as it was forwarded, else its *sender*."""
+        return self.origin if self.origin is not None and is_identifier(self.origin) else sender
+
+    @property
+    def asker(self) -> str | None:
+        """The node that awaits the answer, if it is a request."""
+        if self.reply_to is None or self.reply_to[:1] != NODE_SIGN or not is_identifier(self.reply_to[1:]):
+            return None
+        return self.reply_to[1:]
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Event) and encode_event(self) == encode_event(other)

@@ -13,11 +13,13 @@ from eventbus_core.asking import ALIVE, ANSWER, GONE, QUESTION, AskingDirectory
 from eventbus_core.errors import EventBusError, EventDataError, RequestFailed
 from eventbus_core.event import Event
 from eventbus_core.losses import Undeliverable
+from eventbus_core.names import is_identifier
 from eventbus_core.ownership import Holding, Ownership
 from eventbus_core.requests import Requests
 from eventbus_core.routing import MOVED, UNDELIVERABLE, Moved, Router
 from eventbus_core.stats import Stats
 from eventbus_core.transport import Owner
+from eventbus_core.wire import Number
 
 TAKEN_OVER: Final = "$sys.taken-over"
 HANDED_OVER: Final = "$sys.handed-over"
@@ -31,7 +33,7 @@ class TakenOver:
     """What a node tells the one from which it took *client* over, by a claim of *epoch*; it waits for the answer."""
 
     client: str
-    epoch: int
+    epoch: Number
     node: str
 
 
@@ -113,14 +115,12 @@ class Exchange:
 
     def fail(self, request: Event, reason: str) -> None:
         """Tell the one who waits for the answer to *request* that there will be none."""
-        if request.reply_to is not None:
-            node = request.reply_to[1:]
+        if (node := request.asker) is not None:
             answer = replace(self._router.own_event(FAILURE, node, reason), answers=request.id)
             self._to(node, answer)
 
     def _tell_stats(self, event: Event) -> None:
-        if event.reply_to is not None:
-            node = event.reply_to[1:]
+        if (node := event.asker) is not None:
             self._to(node, replace(self._router.own_event(STATS, node, self._stats()), answers=event.id))
 
     def _to(self, node: str, event: Event) -> None:
@@ -131,11 +131,16 @@ class Exchange:
 
     def _moved(self, event: Event) -> None:
         moved = event.decode(Moved)
-        if moved.owner.node != self._router.node:
+        if not is_identifier(moved.owner.node):
+            self.failed += 1
+        elif moved.owner.node != self._router.node:
             self._router.remember(moved.client, moved.owner)
 
     def _taken_over(self, event: Event) -> None:
         taken = event.decode(TakenOver)
+        if not is_identifier(taken.node):
+            self.failed += 1
+            return
         if taken.node != self._router.node:
             self._router.remember(taken.client, Owner(taken.node, 0, taken.epoch))
         self._ownership.supersede(taken.client, taken.epoch, taken.node)

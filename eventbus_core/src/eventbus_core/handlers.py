@@ -13,8 +13,9 @@ import anyio
 import msgspec
 from anyio.lowlevel import checkpoint
 
+from eventbus_core.errors import EventBusError
 from eventbus_core.event import Event
-from eventbus_core.losses import LOSS
+from eventbus_core.losses import LOSS, loss_of
 from eventbus_core.mailbox import Mailbox, Mailboxes
 
 logger = logging.getLogger("eventbus")
@@ -33,6 +34,7 @@ class HandlerContext:
         start: starts a task of the bus.
         failed: called with the event and the exception when a handler raises.
         lost: called with the name of a handler and its :class:`Dropped` or :class:`Gap`.
+        is_open: returns whether the bus is open.
     """
 
     def __init__(
@@ -41,11 +43,13 @@ class HandlerContext:
         start: Callable[[Callable[[], Coroutine[Any, Any, None]]], None],
         failed: Callable[[Event, Exception], None],
         lost: Callable[[str, Any], None],
+        is_open: Callable[[], bool],
     ) -> None:
         self.mailboxes = mailboxes
         self.start = start
         self.failed = failed
         self.lost = lost
+        self.is_open = is_open
         self._ready: deque[Handler] = deque()
         self._more: anyio.Event | None = None
         self._started = False
@@ -168,6 +172,8 @@ class Handler:
                     await result
                 except Exception as error:
                     self._failed(event, error)
+                except anyio.get_cancelled_exc_class() as error:
+                    self._cancelled(event, error)
             if mailbox.closed:
                 return
             event = mailbox.next()
@@ -182,8 +188,8 @@ class Handler:
 
     def _call(self, event: Event) -> Awaitable[object] | None:
         """Call the function; return what is still to be awaited, if anything."""
-        if event.type == LOSS:
-            self._context.lost(self.name, event.data)
+        if event.type == LOSS and (loss := loss_of(event)) is not None:
+            self._context.lost(self.name, loss)
             return None
         if self.before is not None:
             self.before()
@@ -194,7 +200,16 @@ class Handler:
         except Exception as error:
             self._failed(event, error)
             return None
+        except anyio.get_cancelled_exc_class() as error:
+            self._cancelled(event, error)
+            return None
         return result if result is not None and inspect.isawaitable(result) else None
+
+    def _cancelled(self, event: Event, error: BaseException) -> None:
+        """Tell a cancellation of the bus, which goes on, from one that the function has brought upon itself."""
+        if not self._context.is_open():
+            raise error
+        self._failed(event, EventBusError(f"handler {self.name} ended with {type(error).__name__}"))
 
     def _failed(self, event: Event, error: Exception) -> None:
         if self._context.may_log():

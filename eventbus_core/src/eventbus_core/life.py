@@ -125,7 +125,9 @@ class Life:
     async def _wind_up(self) -> None:
         """Give up what this node holds, see off or report every event that it has taken in, and take in no more."""
         self.node.presence.say(NODE_LEFT)
+        self.node.ownership.end()
         for holding in list(self.node.ownership.clients.values()):
+            self.node.ownership.drop(holding)
             self.node.end(holding, BusClosed("the bus is closed"))
         await self._leave()
         await self.node.delivery.settled()
@@ -133,7 +135,7 @@ class Life:
         for handler in list(self.node.handlers):
             for event, sender in self.node.take_off(handler):
                 if event.target == self.node.router.address:
-                    self.node.router.report(event, event.origin or sender or self.node.id, NODE_UNREACHABLE)
+                    self.node.router.report(event, event.accepted_by(sender or self.node.id), NODE_UNREACHABLE)
         await self.node.delivery.settled()
         await self.node.outbox.settled()
         await self.node.hooks.settled()

@@ -55,6 +55,12 @@ class Undeliverable:
     reason: str
 
 
+def loss_of(event: Event) -> Dropped | Gap | None:
+    """Return the loss that *event* stands for, if the bus itself put it there: from the wire none can come."""
+    loss: Any = event._data
+    return loss[0] if event.type == LOSS and loss is not None and isinstance(loss[0], Dropped | Gap) else None
+
+
 def loss_event(loss: Dropped | Gap) -> Event:
     """Return an event whose ``data`` is *loss*."""
     event = Event(LOSS, "$sys", "", "", msgspec.Raw(msgspec.msgpack.encode(loss)))

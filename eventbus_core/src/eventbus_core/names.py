@@ -41,6 +41,11 @@ def check_client(name: object) -> str:
     return name
 
 
+def is_identifier(name: object) -> bool:
+    """Return whether *name* follows the rule of :func:`check_identifier`."""
+    return isinstance(name, str) and len(name) <= MAX_IDENTIFIER and _IDENTIFIER.fullmatch(name) is not None
+
+
 def check_identifier(kind: str, name: object) -> str:
     """
     Return *name* if it can name a node or a namespace: tokens of ``A-Z a-z 0-9 _ -`` joined by dots.
@@ -48,7 +53,7 @@ def check_identifier(kind: str, name: object) -> str:
     Raises:
         InvalidName: it has other characters, an empty token, or over 64 characters.
     """
-    if not isinstance(name, str) or not _IDENTIFIER.fullmatch(name) or len(name) > MAX_IDENTIFIER:
+    if not isinstance(name, str) or not is_identifier(name):
         raise InvalidName(kind, name, f"1 to {MAX_IDENTIFIER} of A-Z a-z 0-9 _ - and single dots between")
     return name
 

@@ -37,7 +37,7 @@ from eventbus_core.outbox import Outbox
 from eventbus_core.ownership import Holding, Ownership
 from eventbus_core.presence import CLIENT_CLAIMED, CLIENT_RELEASED, CLIENT_TAKEN_OVER, Presence
 from eventbus_core.requests import Requests
-from eventbus_core.routing import Router, Wait
+from eventbus_core.routing import NO_HANDLER, Router, Wait
 from eventbus_core.sessions import Sessions
 from eventbus_core.stats import Stats
 from eventbus_core.subscriptions import Subscriptions
@@ -93,7 +93,9 @@ class LocalNode:
         self.link = Link(self.on_disconnected.emit, self.on_reconnected.emit)
         self.waits = Waits()
         self.mailboxes = Mailboxes(options, monotonic(), self._dropped)
-        self.handler_context = HandlerContext(self.mailboxes, self._start, self._handler_failed, self.lost)
+        self.handler_context = HandlerContext(
+            self.mailboxes, self._start, self._handler_failed, self.lost, lambda: self.open
+        )
         self.handlers: dict[Handler, None] = {}
         self.requests = Requests(options.max_requests)
         self.ownership = Ownership(
@@ -278,7 +280,7 @@ class LocalNode:
             self.lingering.pop(holding, None)
             for event, sender in holding.mailbox.close():
                 if event.target == holding.name:
-                    self._bequeath(holding, event, event.origin or sender or self.id)
+                    self._bequeath(holding, event, event.accepted_by(sender or self.id))
 
     def _bequeath(self, holding: Holding, event: Event, origin: str) -> None:
         """Send *event*, which the handle of *holding* left, after its client: in order, if its owner is known."""
@@ -299,7 +301,9 @@ class LocalNode:
     def remove_handler(self, handler: Handler) -> None:
         """Undo :meth:`add_handler`, whatever waits in its mailbox; does nothing on successive calls."""
         if handler in self.handlers:
-            self.take_off(handler)
+            for event, sender in self.take_off(handler):
+                if event.target == self.router.address and not self.subscriptions.handlers.match(event.type):
+                    self.router.report(event, event.accepted_by(sender or self.id), NO_HANDLER)
 
     async def flush(self) -> None:
         """Wait until the broker has taken all that was accepted before."""
@@ -434,4 +438,4 @@ class LocalNode:
         """Report those of *events*, dropped from a mailbox, that were for one receiver alone."""
         for event in events:
             if event.target[:1] not in "#*" and (event.target != self.router.address or reason == EXPIRED):
-                self.router.report(event, event.origin or sender or self.id, reason)
+                self.router.report(event, event.accepted_by(sender or self.id), reason)

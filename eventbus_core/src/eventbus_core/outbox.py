@@ -16,7 +16,7 @@ from typing import Final
 import anyio
 from anyio.lowlevel import checkpoint
 
-from eventbus_core.errors import TransportUnavailable
+from eventbus_core.errors import EventBusError
 from eventbus_core.event import Event, decode_event
 from eventbus_core.link import Link
 from eventbus_core.options import BusOptions
@@ -178,6 +178,11 @@ class Outbox:
         self._advance()
         return list(_kept_events(session, first)), waiting
 
+    def forgotten(self, session: Outgoing) -> int:
+        """Return how many events of *session* were not confirmed and are kept no more: of them nobody can be told."""
+        lowest = session.kept[0].first if session.kept else session.next
+        return max(0, lowest - session.handled)
+
     def wake(self) -> None:
         """Look again for something to write: notes, frames to be sent again, or new credit."""
         if self._held_up:
@@ -213,7 +218,7 @@ class Outbox:
 
     def unpublished(self) -> int:
         """Return how many accepted events the broker has not taken yet."""
-        return sum(queue.accepted - queue.published for queue in self._queues.values())
+        return sum(queue.accepted - queue.published for queue in list(self._queues.values()))
 
     async def run(self) -> None:
         """Write for ever."""
@@ -326,14 +331,15 @@ class Outbox:
         while True:
             try:
                 receivers = await self._transport.publish(frames)
-            except TransportUnavailable as error:
+            except EventBusError as error:
                 self.failures += 1
                 self._link.failed(error)
                 await anyio.sleep(pause * random.uniform(0.5, 1.0))
                 pause = min(2 * pause, LONGEST_PAUSE)
             else:
                 self._link.succeeded()
-                return receivers
+                # After a failure nobody knows who had the frames already: a count of now says nothing of then.
+                return receivers if pause == FIRST_PAUSE else None
 
 
 def _kept_events(session: Outgoing, first: int) -> Iterator[Event]:

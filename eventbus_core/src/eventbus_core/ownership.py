@@ -99,6 +99,8 @@ class Ownership:
         self._end = end
         self._owed: list[Claim] = []
         self._hurry = anyio.Event()
+        self._over = False
+        self._doubts: set[str] = set()  # clients whose claims the directory may have granted, without our hearing of it
         self._superseded: dict[str, tuple[int, str]] = {}
         self._claims = Batcher(self._claim_all, self._abandoned)
         self._releases = Batcher(self._release_all)
@@ -160,6 +162,11 @@ class Ownership:
         yield self._releases.run
         yield self.lookups.run
 
+    def end(self) -> None:
+        """Renew the lease no more: the node leaves."""
+        self._over = True
+        self._hurry.set()
+
     def hurry(self) -> None:
         """Renew the lease now, and make sure of what we hold."""
         self._hurry.set()
@@ -172,9 +179,15 @@ class Ownership:
         Then, and after :meth:`hurry`, yield whether it was lost, and what others took, with its owners.
         """
         lost = False
+        failures = 0
         while True:
-            with anyio.move_on_after(PAUSE if lost else self._options.lease / RENEWALS_PER_LEASE):
-                await self._hurry.wait()
+            if self._hurry.is_set():
+                await anyio.sleep(failures * PAUSE)
+            else:
+                with anyio.move_on_after(PAUSE if lost else self._options.lease / RENEWALS_PER_LEASE):
+                    await self._hurry.wait()
+            if self._over:
+                return
             try:
                 if not await self._directory.renew():
                     logger.warning("node %s lost its lease; entering again", self._node)
@@ -182,9 +195,14 @@ class Ownership:
                     await self.enter()
                     self._owed.clear()  # the claims of the former incarnation have ended with its lease
                 if lost or self._hurry.is_set():
-                    self._hurry = anyio.Event()
-                    yield lost, await self._claim_again()
+                    hurry = self._hurry
+                    taken = await self._claim_again()
+                    if self._hurry is hurry:
+                        self._hurry = anyio.Event()
+                    yield lost, taken
                     lost = False
+                await self._settle_doubts()
+                failures = 0
                 self._link.succeeded()
                 self._verified()
                 owed, self._owed = self._owed, []
@@ -194,10 +212,23 @@ class Ownership:
                 raise  # another has entered in our name; we are nobody any more
             except TransportUnavailable as error:
                 self._link.failed(error)
-                lost = lost or self._hurry.is_set()
+                failures = 1
             except EventBusError as error:
                 logger.warning("node %s could not renew its lease: %s", self._node, error)
-                lost = lost or self._hurry.is_set()
+                failures = 1
+
+    async def _settle_doubts(self) -> None:
+        """Release what the directory says is ours though we do not hold it: the answer to a claim was lost."""
+        doubts = sorted(self._doubts)
+        owners = await self._directory.locate(doubts) if doubts else []
+        phantoms = [
+            Claim(name, owner.epoch)
+            for name, owner in zip(doubts, owners, strict=True)
+            if owner is not None and owner.node == self._node and name not in self.clients
+        ]
+        if phantoms:
+            await self._directory.release(phantoms)
+        self._doubts.difference_update(doubts)
 
     async def _claim_again(self) -> list[tuple[Holding, Owner]]:
         """Claim what we held; let go of what others took, and return it with its present owners."""
@@ -218,7 +249,13 @@ class Ownership:
             which = [(i, holding) for i, (holding, take) in enumerate(wanted) if take is takeover]
             if not which:
                 continue
-            answers = await self._directory.claim([holding.name for _, holding in which], takeover)
+            names = [holding.name for _, holding in which]
+            try:
+                answers = await self._directory.claim(names, takeover)
+            except EventBusError:
+                self._doubts.update(names)
+                self.hurry()
+                raise
             for (index, holding), answer in zip(which, answers, strict=True):
                 if isinstance(answer, Claim):
                     self._hold(holding, answer)

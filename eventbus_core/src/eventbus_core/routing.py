@@ -298,14 +298,10 @@ class Router:
 
     def _spread(self, event: Event, size: int, queue: Queue | None, indexes: Indexes) -> Wait:
         """Hand *event* to a queue and to all who match here, to each its own, once all of them have room."""
-        name = event.type
-        receivers = [mailbox for index in indexes for mailbox in index.match(name)]
-        for mailbox in receivers:
-            if mailbox.full():
-                return self._spread_later(mailbox.room(), event, size, queue, indexes)
+        receivers = [mailbox for index in indexes for mailbox in index.match(event.type)]
+        if self._obstacle(receivers, queue) is not None:
+            return self._spread_later(event, size, queue, indexes)
         if queue is not None:
-            if self.outbox.full(queue):
-                return self._spread_later(self.outbox.room(queue), event, size, queue, indexes)
             self.outbox.add(queue, encode_event(event))
         self.accepted += 1
         self.local += len(receivers)
@@ -313,14 +309,21 @@ class Router:
             mailbox.add(copy_event(event), size)
         return None
 
-    async def _spread_later(
-        self, room: Coroutine[Any, Any, None], event: Event, size: int, queue: Queue | None, indexes: Indexes
-    ) -> None:
+    def _obstacle(self, receivers: Sequence[Mailbox], queue: Queue | None) -> Mailbox | Queue | None:
+        for mailbox in receivers:
+            if mailbox.full():
+                return mailbox
+        return queue if queue is not None and self.outbox.full(queue) else None
+
+    async def _spread_later(self, event: Event, size: int, queue: Queue | None, indexes: Indexes) -> None:
         with self._patience(event.target):
-            await room
-        wait = self._spread(event, size, queue, indexes)
-        if wait is not None:
-            await wait
+            while True:
+                receivers = [mailbox for index in indexes for mailbox in index.match(event.type)]
+                obstacle = self._obstacle(receivers, queue)
+                if obstacle is None:
+                    break
+                await (obstacle.room() if isinstance(obstacle, Mailbox) else self.outbox.room(obstacle))
+        self._spread(event, size, queue, indexes)
 
     def _patience(self, target: str) -> Patience:
         """Raise when what is done within takes longer than ``send_timeout``."""

@@ -216,6 +216,7 @@ class Sessions:
         kept = outgoing.kept.pop()
         self._kept_size -= len(kept.data)
         kept.gone = True
+        kept.data = b""  # it stays in line until its time is over
         return kept
 
     def tell(self, node: str, note: Note) -> None:
@@ -268,6 +269,7 @@ class Sessions:
     def _ask_again(self, now: float) -> None:
         if self._asked == len(ASK_AGAIN):
             self._questions.clear()
+            self.on_answer()
             return
         if self._asked:
             for node, partition in self._questions:

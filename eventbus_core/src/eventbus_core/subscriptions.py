@@ -8,7 +8,7 @@ from typing import Final, TypeAlias
 
 import anyio
 
-from eventbus_core.errors import TransportUnavailable
+from eventbus_core.errors import EventBusError
 from eventbus_core.mailbox import Mailbox
 from eventbus_core.topics import PatternIndex, lanes_of
 from eventbus_core.transport import Partition, Transport, lane_partition
@@ -78,7 +78,7 @@ class Lanes:
                     self._wake = anyio.Event()
                     await self._wake.wait()
                     continue
-            except TransportUnavailable:
+            except EventBusError:
                 await anyio.sleep(PAUSE)
                 continue
             self._changed.set()

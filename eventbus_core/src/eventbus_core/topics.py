@@ -13,7 +13,7 @@ from zlib import crc32
 
 import attrs
 
-from eventbus_core.names import RESERVED
+from eventbus_core.names import MAX_NAME, RESERVED
 
 R = TypeVar("R")
 
@@ -96,7 +96,9 @@ class PatternIndex(Generic[R]):
         if answer is None:
             if len(self._answers) >= self._memory:
                 self._answers.clear()
-            answer = self._answers[topic] = self._search(topic)
+            answer = self._search(topic)
+            if len(topic) <= MAX_NAME:  # no sender of ours has longer ones
+                self._answers[topic] = answer
         return answer
 
     def _search(self, topic: str) -> tuple[R, ...]:

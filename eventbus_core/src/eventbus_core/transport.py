@@ -5,10 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, NewType, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, NamedTuple, NewType, Self
 
 import anyio
 import attrs
+import msgspec
 
 from eventbus_core.options import parse_options
 from eventbus_core.uri import TransportURI
@@ -88,8 +89,8 @@ class Owner:
     """The node, in its incarnation, that holds a client by its claim's epoch."""
 
     node: str
-    incarnation: int
-    epoch: int
+    incarnation: Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+    epoch: Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 
 
 @attrs.frozen

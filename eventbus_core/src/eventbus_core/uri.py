@@ -100,6 +100,6 @@ def _unquoted(text: str | None) -> str | None:
 
 def _hidden(text: str) -> str:
     """*text* without its query, and without what may be a user's name and password."""
-    before, at, after = text.partition("?")[0].rpartition("@")
+    before, at, after = text.rpartition("@")
     scheme, separator, _ = before.partition("://")
-    return (f"{scheme}://" if separator else "") + (f"{HIDDEN}@" if at else "") + after
+    return (f"{scheme}://" if separator else "") + (f"{HIDDEN}@" if at else "") + after.partition("?")[0]

@@ -60,7 +60,7 @@ class MemoryTransport(Transport):
         await checkpoint()
         counts = []
         for frame in frames:
-            receivers = self._members(frame.partition)
+            receivers = self._members(frame.partition, known=True)
             for arrived in receivers:
                 arrived(frame)
             counts.append(len(receivers))
@@ -78,7 +78,9 @@ class MemoryTransport(Transport):
         self._frames.append(frame)
         self._arrival.set()
 
-    def _members(self, partition: Partition) -> dict[Callable[[Frame], None], None]:
+    def _members(self, partition: Partition, *, known: bool = False) -> dict[Callable[[Frame], None], None]:
         if self._hub is None:
             raise RuntimeError("the transport is not open")
+        if known:
+            return self._hub.members.get(partition, {})
         return self._hub.members.setdefault(partition, {})
