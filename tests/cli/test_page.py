@@ -17,6 +17,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "cli.md"
 SHOWN = re.compile(r"^```sh\n([^`]+)```\n\n<!-- output -->\n```text\n([^`]*)```$", re.MULTILINE)
 EXAMPLES = SHOWN.findall(PAGE.read_text(encoding="utf-8"))
 VOLATILE = (
+    (r"\bvalkey\b", "redis"),  # which of the two the machine has
     (r"redis://[^\s/]+", "redis://"),
     (r"cli-[0-9a-f]{32}", "default"),
     (r"cli-[0-9a-f]{8}", "cli"),

@@ -27,6 +27,7 @@ GONE: Final = "$sys.gone"
 QUESTION: Final = "$sys.question"
 ANSWER: Final = "$sys.answer"
 ASK_TIMEOUT: Final = 0.5
+QUESTIONS: Final = 3
 INTRODUCTION: Final = 0.3
 """Seconds that a node which enters gives the others to say that they are there."""
 
@@ -129,13 +130,21 @@ class AskingDirectory(Directory):
         Raises:
             NodeAlreadyPresent, NamespaceMismatch: somebody is who does not suffer us.
         """
-        await self._ask([""], timeout=INTRODUCTION, patient=True)
+        for _ in range(QUESTIONS):  # a question may be lost, and nothing is repaired yet
+            await self._ask([""], timeout=INTRODUCTION / QUESTIONS, patient=True)
         self._check()
         self._introduced = True
 
     async def greet(self) -> None:
         """Return once everybody who is there knows us."""
         await self._ask([""])
+
+    async def look_for(self, node: str) -> None:
+        """Return once *node* is known, or does not answer."""
+        for _ in range(QUESTIONS):
+            if any(alive.node == node for alive, _ in self._others()):
+                return
+            await self._ask([""], timeout=INTRODUCTION, patient=True)
 
     async def enter(self, node: str, lease: float, terms: Terms) -> int:
         self._held.clear()

@@ -17,6 +17,7 @@ import attrs
 import msgspec
 from msgspec.structs import replace
 
+from eventbus_core.asking import AskingDirectory
 from eventbus_core.errors import ClientNotFound, TransportUnavailable
 from eventbus_core.event import Event, copy_event, encode_event
 from eventbus_core.losses import Undeliverable
@@ -247,6 +248,8 @@ class Router:
             raise ClientNotFound(target)
 
     async def _find_node(self, node: str) -> Owner | None:
+        if isinstance(self.directory, AskingDirectory):
+            await self.directory.look_for(node)
         for known in await self.directory.nodes():
             if known.id == node:
                 return Owner(node, known.incarnation, 0)
