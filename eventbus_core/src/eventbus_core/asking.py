@@ -83,11 +83,13 @@ class AskingDirectory(Directory):
 
     Attributes:
         tell_all, tell_node: send one of the bus' own events; set by the node.
+        superseded: called with a client that is or will be ours, and by what epoch which node takes it; set likewise.
     """
 
     def __init__(self, namespace: str, node: str) -> None:
         self.tell_all: Callable[[str, object], None]
         self.tell_node: Callable[[str, str, object], None]
+        self.superseded: Callable[[str, int, str], None]
         self._namespace = namespace
         self._me = Alive(node, 0, 0.0, 0, 0)
         self._last = 0
@@ -261,10 +263,11 @@ class AskingDirectory(Directory):
         rivals: dict[str, list[Owner]] = {}
         for answer in poll.answers.values():
             for client, epoch in answer.claiming.items():
-                if client not in owners and (takeover or epoch < ours[client]):
+                if takeover or (client not in owners and epoch < ours[client]):
                     rivals.setdefault(client, []).append(Owner(answer.me.node, answer.me.incarnation, epoch))
         for client, claims in rivals.items():
-            owners[client] = (max if takeover else min)(claims, key=lambda claim: claim.epoch)
+            held = [owners[client]] if client in owners else []
+            owners[client] = (max if takeover else min)(held + claims, key=lambda claim: claim.epoch)
 
     def _answer(self, question: Question) -> None:
         if question.me == self._me:
@@ -279,6 +282,8 @@ class AskingDirectory(Directory):
             for client, epoch in zip(question.clients, question.epochs, strict=False):
                 if self._held.get(client, epoch) < epoch:
                     del self._held[client]
+                if client in held or client in claiming:
+                    self.superseded(client, epoch, question.me.node)
         self.tell_node(question.me.node, ANSWER, Answer(self._me, question.number, held, claiming))
 
     def _heard(self, alive: Alive) -> None:

@@ -65,11 +65,11 @@ class Mailboxes:
 
     def stale(self) -> bool:
         """
-        Return whether this process has been stopped, or blocked, for so long that its lease may have ended.
+        Return whether this process has been stopped, or blocked, for so long that its lease may have ended: half of it.
 
         Then no mailbox hands anything out until :meth:`verified`: others may own the clients now.
         """
-        if self._frozen is None and monotonic() - self.now > self.options.lease:
+        if self._frozen is None and monotonic() - self.now > self.options.lease / 2:
             self.doubt()
         return self._frozen is not None
 

@@ -135,6 +135,7 @@ class LocalNode:
         self.delivery = Delivery(self.router, self.sessions, transport, self.on_gap.emit, namesake, self._doubt)
         if asking is not None:
             asking.tell_all, asking.tell_node = self.router.tell_all, self.router.tell_node
+            asking.superseded = self.ownership.supersede
         self.presence = Presence(self.router)
         self._handler_failures = 0
         self.lingering: dict[Holding, float] = {}
