@@ -118,6 +118,7 @@ class Delivery:
 
     def suspect(self, queue: Queue) -> None:
         """Find out whether the node of *queue* is still there, as it does not take its events."""
+        self._router.resettle(queue)
         self._suspects.add(queue)
         self._work.set()
 

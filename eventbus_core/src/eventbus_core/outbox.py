@@ -178,6 +178,16 @@ class Outbox:
         self._advance()
         return list(_kept_events(session, first)), waiting
 
+    def take_out(self, queue: Queue, target: str) -> list[Event]:
+        """Take the events for *target* out of *queue*, where they wait: nobody has had them."""
+        waiting = [(raw, decode_event(raw)) for raw in queue.events]
+        taken = [event for _, event in waiting if event.target == target]
+        queue.events = [raw for raw, event in waiting if event.target != target]
+        queue.size = sum(map(len, queue.events))
+        queue.published += len(taken)
+        self._advance()
+        return taken
+
     def forgotten(self, session: Outgoing) -> int:
         """Return how many events of *session* were not confirmed and are kept no more: of them nobody can be told."""
         lowest = session.kept[0].first if session.kept else session.next

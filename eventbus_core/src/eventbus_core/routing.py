@@ -19,7 +19,7 @@ from msgspec.structs import replace
 
 from eventbus_core.asking import AskingDirectory
 from eventbus_core.errors import ClientNotFound, TransportUnavailable
-from eventbus_core.event import Event, copy_event, encode_event
+from eventbus_core.event import Event, copy_event, decode_event, encode_event
 from eventbus_core.losses import Undeliverable
 from eventbus_core.mailbox import Mailbox
 from eventbus_core.names import EVERYONE, NODE_SIGN, RESERVED, check_address, check_client, node_address
@@ -205,7 +205,11 @@ class Router:
             self.forward(origin, fate)
 
     def remember(self, client: str, owner: Owner) -> Route:
-        """Let the next events for *client* go to *owner*, unless something newer is known."""
+        """
+        Let the next events for *client* go to *owner*, unless something newer is known.
+
+        Those that still wait for its former owner, which nobody has had, go there first.
+        """
         known = self.remembered.get(client)
         if known is not None and known.epoch > owner.epoch:
             return known
@@ -213,7 +217,20 @@ class Router:
             del self.remembered[next(iter(self.remembered))]
         queue = self.outbox.queue(node_partition(owner.node), owner.node)
         route = self.remembered[client] = Route(queue, owner.epoch, owner.incarnation)
+        if known is not None and known.queue is not queue:
+            self._move(client, known.queue, route)
         return route
+
+    def resettle(self, queue: Queue) -> None:
+        """Send what waits in *queue*, whose node does not listen, after those clients that are known to have moved."""
+        for target in {decode_event(event).target for event in queue.events}:
+            route = self.remembered.get(target)
+            if route is not None and route.queue is not queue:
+                self._move(target, queue, route)
+
+    def _move(self, client: str, former: Queue, route: Route) -> None:
+        for event in self.outbox.take_out(former, client):
+            self.outbox.add(route.queue, encode_event(replace(event, epoch=route.epoch)))
 
     def cached(self, address: str) -> Owner | None:
         """Return the owner that is remembered for *address*, if any."""

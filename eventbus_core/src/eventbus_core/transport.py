@@ -95,7 +95,7 @@ class Owner:
 
 @attrs.frozen
 class Claim:
-    """A claim that was granted: *client* is ours by *epoch*; *previous* held it until now."""
+    """A claim that was granted: *client* is ours by *epoch*; *previous* held it last, and may be dead."""
 
     client: str
     epoch: int

@@ -7,6 +7,7 @@ import re
 import secrets
 import socket
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from time import monotonic
 from typing import Any, Final, TypeVar
 
 import attrs
@@ -29,7 +30,8 @@ T = TypeVar("T")
 SCRIPT_CLIENTS: Final = 200
 CALL_CLIENTS: Final = 10 * SCRIPT_CLIENTS
 SWEEP_CLIENTS: Final = 500
-SWEEP_STEPS: Final = 20
+SWEEP_SHARE: Final = 0.1
+"""The part of a lease that each renewal may take to clean up after dead nodes."""
 PAGE: Final = 500
 KEEP: Final = 24 * 60 * 60 * 1000
 TERMS: Final = {"wire_version": "wire version", "lanes": "a lane count of"}
@@ -118,9 +120,9 @@ class RedisDirectory(Directory):
         keys = self._keys
         kept = [keys.nodes, keys.node + self._node, keys.meta, keys.owners, f"{keys.held}{self._incarnation}"]
         alive = await self._run("renew", kept, self._node, self._incarnation, self._lease, self._changes, KEEP)
-        for _ in range(SWEEP_STEPS):
-            if not await self._sweep():
-                break
+        until = monotonic() + self._lease / 1_000_000 * SWEEP_SHARE
+        while monotonic() < until and await self._sweep():
+            pass
         return bool(alive)
 
     async def leave(self) -> None:

@@ -1,6 +1,6 @@
 -- KEYS: nodes, owners, meta, node
 -- ARGV: prefix of the sets of held clients, node, incarnation, 1 to take over, clients ...
--- Returns for each client its new epoch and the row of the live owner before, if any; or, if that
+-- Returns for each client its new epoch and the row of the owner before, if any; or, if a live
 -- owner keeps it, 0 and the row. Returns nothing if our own lease has ended.
 local nodes, owners, meta, node = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local held, me, incarnation, takeover = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1'
@@ -29,7 +29,8 @@ for i, client in ipairs(clients) do
     end
   end
   answer[#answer + 1] = epoch
-  answer[#answer + 1] = previous
+  -- A dead owner is named too: others may still send to it, and have to be told.
+  answer[#answer + 1] = previous or (former ~= nil and row) or false
 end
 if #claimed > 0 then
   redis.call('HSET', owners, unpack(changed))
