@@ -26,6 +26,7 @@ ALIVE: Final = "$sys.alive"
 GONE: Final = "$sys.gone"
 QUESTION: Final = "$sys.question"
 ANSWER: Final = "$sys.answer"
+SUPERSEDED: Final = "$sys.superseded"
 ASK_TIMEOUT: Final = 0.5
 QUESTIONS: Final = 3
 INTRODUCTION: Final = 0.3
@@ -64,12 +65,25 @@ class Answer:
     claiming: dict[str, Number]
 
 
+@attrs.frozen
+class Superseded:
+    """What a node tells those who hold or claim *client* by smaller epochs, beside the one that it took it from."""
+
+    client: str
+    epoch: Number
+    node: str
+
+
 class _Poll:
     """A question that is under way, and the answers so far, by node."""
 
     def __init__(self) -> None:
         self.answers: dict[str, Answer] = {}
         self.more = anyio.Event()
+
+    def holders(self, client: str) -> set[str]:
+        """Return the nodes that hold or claim *client*."""
+        return {node for node, answer in self.answers.items() if client in answer.held or client in answer.claiming}
 
     def add(self, answer: Answer) -> None:
         self.answers[answer.me.node] = answer
@@ -103,7 +117,10 @@ class AskingDirectory(Directory):
 
     def take(self, event: Event) -> None:
         """Take what other nodes ask, answer or say of themselves."""
-        if event.type == QUESTION:
+        if event.type == SUPERSEDED:
+            superseded = event.decode(Superseded)
+            self.superseded(superseded.client, superseded.epoch, superseded.node)
+        elif event.type == QUESTION:
             self._answer(event.decode(Question))
         elif event.type == ANSWER:
             answer = event.decode(Answer)
@@ -178,11 +195,18 @@ class AskingDirectory(Directory):
         self._taking.update(clients if takeover else ())
         try:
             # Alone, as far as we know, we may be the one who was cut off: then it takes a while to hear of others.
-            owners = await self._ask(clients, epochs, takeover, patient=not takeover and not self._others())
-            return [
+            patient = not takeover and not self._others()
+            owners, poll = await self._poll(clients, epochs, takeover, patient=patient)
+            claims = [
                 await self._grant(client, epoch, owners.get(client), takeover)
                 for client, epoch in zip(clients, epochs, strict=True)
             ]
+            for claim in claims:
+                if isinstance(claim, Claim):
+                    former = {claim.previous.node} if claim.previous is not None else set()
+                    for node in poll.holders(claim.client) - former:
+                        self.tell_node(node, SUPERSEDED, Superseded(claim.client, claim.epoch, self._me.node))
+            return claims
         finally:
             for client in clients:
                 self._claiming.pop(client, None)
@@ -231,14 +255,21 @@ class AskingDirectory(Directory):
                 yield client
 
     async def _ask(
+        self, clients: Sequence[str], timeout: float = ASK_TIMEOUT, *, patient: bool = False
+    ) -> dict[str, Owner]:
+        """Return the owners of *clients*, of any if there are none, among the other nodes."""
+        owners, _ = await self._poll(clients, timeout=timeout, patient=patient)
+        return owners
+
+    async def _poll(
         self,
         clients: Sequence[str],
         epochs: list[int] | None = None,
         takeover: bool = False,
         timeout: float = ASK_TIMEOUT,
-        patient: bool = False,
-    ) -> dict[str, Owner]:
-        """Return the owners of *clients*, of any if there are none, among the other nodes."""
+        *,
+        patient: bool,
+    ) -> tuple[dict[str, Owner], _Poll]:
         number = self._next()
         poll = self._polls[number] = _Poll()
         try:
@@ -256,7 +287,7 @@ class AskingDirectory(Directory):
                     owners[client] = Owner(answer.me.node, answer.me.incarnation, epoch)
         if epochs is not None:
             self._count_rivals(owners, dict(zip(clients, epochs, strict=True)), poll, takeover)
-        return owners
+        return owners, poll
 
     def _count_rivals(self, owners: dict[str, Owner], ours: dict[str, int], poll: _Poll, takeover: bool) -> None:
         """Count those who claim the same at the same time: by takeover the last one wins, else the first."""
@@ -282,8 +313,6 @@ class AskingDirectory(Directory):
             for client, epoch in zip(question.clients, question.epochs, strict=False):
                 if self._held.get(client, epoch) < epoch:
                     del self._held[client]
-                if client in held or client in claiming:
-                    self.superseded(client, epoch, question.me.node)
         self.tell_node(question.me.node, ANSWER, Answer(self._me, question.number, held, claiming))
 
     def _heard(self, alive: Alive) -> None:

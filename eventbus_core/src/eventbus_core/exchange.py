@@ -9,7 +9,7 @@ import anyio
 import attrs
 from msgspec.structs import replace
 
-from eventbus_core.asking import ALIVE, ANSWER, GONE, QUESTION, AskingDirectory
+from eventbus_core.asking import ALIVE, ANSWER, GONE, QUESTION, SUPERSEDED, AskingDirectory
 from eventbus_core.errors import EventBusError, EventDataError, RequestFailed
 from eventbus_core.event import Event
 from eventbus_core.losses import Undeliverable
@@ -71,7 +71,7 @@ class Exchange:
             STATS: self._tell_stats,
         }
         if asking is not None:
-            self._kinds |= dict.fromkeys((ALIVE, GONE, QUESTION, ANSWER), asking.take)
+            self._kinds |= dict.fromkeys((ALIVE, GONE, QUESTION, ANSWER, SUPERSEDED), asking.take)
 
     def take(self, event: Event) -> bool:
         """Take *event* if it is for the node itself; return whether it was."""
