@@ -10,7 +10,7 @@ import attrs
 from msgspec.structs import replace
 
 from eventbus_core.asking import ALIVE, ANSWER, GONE, QUESTION, SUPERSEDED, AskingDirectory
-from eventbus_core.errors import EventBusError, EventDataError, RequestFailed
+from eventbus_core.errors import EventDataError, RequestFailed
 from eventbus_core.event import Event
 from eventbus_core.losses import Undeliverable
 from eventbus_core.names import is_identifier
@@ -50,7 +50,6 @@ class Exchange:
         router: Router,
         ownership: Ownership,
         requests: Requests,
-        end: Callable[[Holding, EventBusError], None],
         on_undeliverable: Callable[[Undeliverable], None],
         stats: Callable[[], Stats],
         asking: AskingDirectory | None,
@@ -59,7 +58,6 @@ class Exchange:
         self._router = router
         self._ownership = ownership
         self._requests = requests
-        self._end = end
         self._on_undeliverable = on_undeliverable
         self._stats = stats
         self._handovers: dict[str, tuple[Holding, anyio.Event]] = {}

@@ -129,7 +129,7 @@ class LocalNode:
             lambda event: self.exchange.take(event),
         )
         self.exchange = Exchange(
-            self.router, self.ownership, self.requests, self.end, self.on_undeliverable.emit, self.stats, asking
+            self.router, self.ownership, self.requests, self.on_undeliverable.emit, self.stats, asking
         )
         namesake = asking.namesake if asking else lambda _incarnation: None
         self.delivery = Delivery(self.router, self.sessions, transport, self.on_gap.emit, namesake, self._doubt)
