@@ -3,8 +3,9 @@ The directory of a transport that has none: every node is asked, and the answers
 
 Each node knows what it holds. Who looks for a client, or claims one, asks everybody and waits
 until all nodes that are known to live have answered, or for ``ASK_TIMEOUT``: a node that does not
-answer by then is taken to hold nothing. Nodes say regularly that they live; who has not for the
-length of its lease is dead. Numbers come from the clock, and grow beyond whatever was heard of.
+answer by then is taken to hold nothing. If it turns out later that two hold a client, who claimed it
+last keeps it. Nodes say regularly that they live; who has not for the length of its lease is dead.
+Numbers come from the clock, and grow beyond whatever was heard of.
 """
 
 from __future__ import annotations
@@ -127,6 +128,8 @@ class AskingDirectory(Directory):
             self._heard(answer.me)
             if poll := self._polls.get(answer.number):
                 poll.add(answer)
+            else:
+                self._reconcile(answer)
         elif event.type == GONE:
             gone = event.decode(Alive)
             known = self._nodes.get(gone.node)
@@ -166,7 +169,6 @@ class AskingDirectory(Directory):
             await self._ask([""], timeout=INTRODUCTION, patient=True)
 
     async def enter(self, node: str, lease: float, terms: Terms) -> int:
-        self._held.clear()
         self._me = Alive(node, self._next(), lease, terms.wire_version, terms.lanes)
         self._present = True
         if self._introduced:
@@ -314,6 +316,16 @@ class AskingDirectory(Directory):
                 if self._held.get(client, epoch) < epoch:
                     del self._held[client]
         self.tell_node(question.me.node, ANSWER, Answer(self._me, question.number, held, claiming))
+
+    def _reconcile(self, answer: Answer) -> None:
+        """Settle who keeps what both of us hold, since the *answer* came when we had given up waiting for it."""
+        node = answer.me.node
+        for client, theirs in (answer.claiming | answer.held).items():
+            ours = self._held.get(client, theirs)
+            if theirs < ours:
+                self.tell_node(node, SUPERSEDED, Superseded(client, ours, self._me.node))
+            elif theirs > ours and client in answer.held:
+                self.superseded(client, theirs, node)
 
     def _heard(self, alive: Alive) -> None:
         """Take note of a node that lives; if it is in our place, or of other terms, one of us has to go."""
