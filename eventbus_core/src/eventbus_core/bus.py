@@ -42,7 +42,8 @@ class Bus:
         on_dropped: hook ``(name, Dropped)``: a client or handler left too much waiting.
         on_lease_lost: hook ``()``: others could have claimed our clients; we have entered anew.
         on_disconnected: hook ``(reason)``: the broker takes nothing; events for other nodes wait.
-        on_reconnected: hook ``()``: it takes them again.
+            Or it was not there at the start, and this node is alone.
+        on_reconnected: hook ``()``: it takes them again; a node that was alone has joined the others.
     """
 
     def __init__(self, transport: Transport, options: BusOptions) -> None:
@@ -62,7 +63,8 @@ class Bus:
         Join the namespace; when this returns, events of other nodes arrive.
 
         Raises:
-            TransportUnavailable: the broker cannot be reached.
+            TransportUnavailable: the broker cannot be reached; with ``wait_for_broker=False`` the node is
+                ``alone`` instead, and joins the others later. What it then finds raises out of the body:
             NodeAlreadyPresent: a live node has this id.
             NamespaceMismatch: the namespace was founded with other terms.
         """
@@ -93,7 +95,14 @@ class Bus:
 
     @property
     def state(self) -> str:
-        """``new``, ``open``, ``disconnected`` (open, but the broker takes nothing) or ``closed``."""
+        """
+        ``new``, ``open``, ``disconnected``, ``alone`` or ``closed``.
+
+        When *disconnected* it is open, but the broker takes nothing. *Alone* it is open too, but the
+        broker was not there at the start and ``wait_for_broker`` is off: it has not joined the others
+        yet. Then sends, topics and broadcasts work within this node, and nothing of them is kept for
+        others; what would ask about others raises :class:`TransportUnavailable`.
+        """
         return self._node.state
 
     @property
@@ -274,6 +283,7 @@ class Bus:
     async def nodes(self) -> list[Node]:
         """Return the live nodes of the namespace, by id."""
         self._node.check_open()
+        self._node.ownership.check_entered()
         return sorted(await self._node.directory.nodes(), key=lambda node: node.id)
 
     async def explain(self, client: str) -> Explanation:
@@ -299,6 +309,7 @@ class Bus:
         Who comes or goes meanwhile may be missed.
         """
         self._node.check_open()
+        self._node.ownership.check_entered()
         if node is not None:
             check_identifier("node", node)
         async for client in self._node.directory.clients(node):

@@ -32,7 +32,7 @@ class Client:
         name: of the client.
     """
 
-    __slots__ = ("_handler", "_holding", "_more", "_node", "_stopped", "_takeover", "name")
+    __slots__ = ("_entered", "_handler", "_holding", "_more", "_node", "_stopped", "_takeover", "name")
 
     def __init__(
         self, node: LocalNode, name: str, *, takeover: bool, linger: float, handler: HandlerFunction | None
@@ -44,7 +44,7 @@ class Client:
         self._handler = None if handler is None else Handler(node.handler_context, name, handler)
         mailbox = Mailbox(node.mailboxes, self._wake) if self._handler is None else self._handler.mailbox
         self._holding = Holding(name, mailbox, self._wake, linger)
-        self._stopped = False
+        self._entered = self._stopped = False
 
     async def __aenter__(self) -> Self:
         """
@@ -54,9 +54,10 @@ class Client:
             ClientAlreadyClaimed: another holds it, and the claim was made with ``takeover=False``.
             TransportUnavailable: the directory cannot be reached.
         """
-        if self._holding.epoch or self._stopped:
+        if self._entered or self._stopped:
             raise BusClosed(f"the handle of client {self.name!r} cannot be entered again; make another")
         await self._node.claim(self._holding, takeover=self._takeover)
+        self._entered = True
         return self
 
     async def __aexit__(
@@ -73,7 +74,12 @@ class Client:
 
     @property
     def epoch(self) -> int:
-        """The epoch of the claim; the largest epoch of a client owns it."""
+        """
+        The epoch of the claim; the largest epoch of a client owns it.
+
+        0 while the bus is ``alone``: the client is held for the time being, and stays ours once this
+        node has joined the others if none of them holds it; else the handle ends with :class:`ClientTakenOver`.
+        """
         return self._holding.epoch
 
     async def send(
@@ -175,7 +181,7 @@ class Client:
 
     def _source(self) -> str:
         """Return the name to send in, if the client is still ours."""
-        if self._stopped or not self._holding.epoch:
+        if self._stopped or not self._entered:
             raise BusClosed(f"client {self.name!r} is not open: use it within 'async with bus.client(...)'")
         if self._holding.ended is not None:
             raise self._holding.ended.with_traceback(None)

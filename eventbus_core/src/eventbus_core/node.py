@@ -147,6 +147,8 @@ class LocalNode:
     async def joined(self, pattern: str | None = None) -> None:
         """Return once what matches *pattern*, or every pattern so far, arrives from other nodes."""
         self.check_open()
+        if self.ownership.alone:
+            return  # there are no others, and this node waits for every lane before it joins them
         with self.waits.within(None):
             if pattern is None:
                 await self.subscriptions.lanes.joined()
@@ -155,6 +157,9 @@ class LocalNode:
 
     async def arrived(self, partitions: Sequence[Partition]) -> None:
         """Find out where the sessions to *partitions*, which we have just joined, are."""
+        self.ownership.check_entered()
+        if self.asking is not None:
+            await self.asking.met.wait()
         nodes = await self.directory.nodes()
         for partition in partitions:
             self.sessions.joined(partition, nodes)
@@ -405,7 +410,7 @@ class LocalNode:
     def state(self) -> str:
         """See :attr:`Bus.state`."""
         if self.open:
-            return "open" if self.link.up else "disconnected"
+            return "alone" if self.link.alone else "open" if self.link.up else "disconnected"
         return "closed" if self.opened else "new"
 
     def check_open(self) -> None:

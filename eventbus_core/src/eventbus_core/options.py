@@ -43,6 +43,9 @@ class BusOptions:
     send_timeout: float = option(30.0, "how long a send may wait for room before it raises", least=0.01)
     close_timeout: float = option(5.0, "how long closing waits for what was accepted to be handled", least=0.0)
     presence: bool = option(False, "publish who joins, leaves, claims and releases to the topics `$sys.>`")
+    wait_for_broker: bool = option(
+        True, "raise if the broker is not there at the start; if not, start alone, join later"
+    )
     owner_cache: int = option(100_000, "owners of remote clients that are remembered", least=1)
     max_requests: int = option(100_000, "requests that may wait for their answers at a time", least=1)
 

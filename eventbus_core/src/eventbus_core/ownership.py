@@ -14,6 +14,7 @@ from eventbus_core.errors import (
     ClientAlreadyClaimed,
     ClientTakenOver,
     EventBusError,
+    NamespaceMismatch,
     NodeAlreadyPresent,
     TransportUnavailable,
 )
@@ -75,7 +76,8 @@ class Ownership:
 
     Attributes:
         clients: by name; what routing looks up.
-        incarnation: of this node.
+        incarnation: of this node; 0 until it has entered.
+        on_entered: called when this node has entered for the first time.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class Ownership:
     ) -> None:
         self.clients: dict[str, Holding] = {}
         self.incarnation = 0
+        self.on_entered: Callable[[], None] = lambda: None
         self._directory = directory
         self._options = options
         self._node = node
@@ -115,7 +118,26 @@ class Ownership:
         """
         terms = Terms(WIRE_VERSION, self._options.lanes)
         with anyio.CancelScope(shield=True):  # half an entry would keep our id from us until its lease ends
-            self.incarnation = await self._directory.enter(self._node, self._options.lease, terms)
+            first, self.incarnation = self.alone, await self._directory.enter(self._node, self._options.lease, terms)
+        if first:
+            self.on_entered()
+
+    @property
+    def alone(self) -> bool:
+        """Whether this node has not entered yet; then it holds its clients provisionally, by epoch 0."""
+        return not self.incarnation
+
+    def check_entered(self) -> None:
+        """
+        Do nothing if this node has entered.
+
+        Raises:
+            TransportUnavailable: it has not, so that it knows of nobody but itself.
+        """
+        if self.alone:
+            raise TransportUnavailable(
+                "the broker has not been reached yet: this node is alone and knows of its own clients only"
+            )
 
     async def claim(self, holding: Holding, *, takeover: bool) -> None:
         """
@@ -154,7 +176,8 @@ class Ownership:
 
     async def leave(self) -> None:
         """Release everything and leave the namespace."""
-        await self._directory.leave()
+        if not self.alone:
+            await self._directory.leave()
 
     def runners(self) -> Iterator[Callable[[], Coroutine[Any, Any, None]]]:
         """Yield the functions to be run as tasks while the node is on the bus."""
@@ -208,8 +231,8 @@ class Ownership:
                 owed, self._owed = self._owed, []
                 if owed:
                     await self._release_all(owed)
-            except NodeAlreadyPresent:
-                raise  # another has entered in our name; we are nobody any more
+            except (NodeAlreadyPresent, NamespaceMismatch):
+                raise  # another has entered in our name, or the namespace is not ours any more: we are nobody
             except TransportUnavailable as error:
                 self._link.failed(error)
                 failures = 1
@@ -244,6 +267,8 @@ class Ownership:
         return taken
 
     async def _claim_all(self, wanted: Sequence[tuple[Holding, bool]]) -> Sequence[Owner | None]:
+        if self.alone:
+            return [self._claim_alone(holding, takeover=takeover) for holding, takeover in wanted]
         refused: list[Owner | None] = [None] * len(wanted)
         for takeover in (True, False):
             which = [(i, holding) for i, (holding, take) in enumerate(wanted) if take is takeover]
@@ -265,6 +290,14 @@ class Ownership:
             self._superseded.clear()
         return refused
 
+    def _claim_alone(self, holding: Holding, *, takeover: bool) -> Owner | None:
+        """Claim for the time being; others may hold the client, and will keep it."""
+        previous = Owner(self._node, 0, 0) if holding.name in self.clients else None
+        if previous is not None and not takeover:
+            return previous
+        self._hold(holding, Claim(holding.name, 0, previous))
+        return None
+
     def supersede(self, client: str, epoch: int, node: str) -> None:
         """Let go of *client*, which *node* has claimed by *epoch*."""
         holding = self.clients.get(client)
@@ -276,6 +309,11 @@ class Ownership:
 
     def _hold(self, holding: Holding, claim: Claim) -> None:
         before = self.clients.get(holding.name)
+        if holding.ended is not None:  # while the answer was on its way; what took its place here has the claim
+            if before is None or before.epoch > claim.epoch:
+                self._releases.tell(claim)
+                return
+            holding = before
         holding.epoch = claim.epoch
         holding.previous = claim.previous
         self.clients[holding.name] = holding
@@ -291,9 +329,11 @@ class Ownership:
             self.give_up(wanted[0])
 
     async def _release_all(self, claims: Sequence[Claim]) -> Sequence[None]:
+        granted = [claim for claim in claims if claim.epoch]  # of others the directory has not heard
         try:
-            await self._directory.release(claims)
+            if granted:
+                await self._directory.release(granted)
         except TransportUnavailable as error:
-            logger.warning("%d clients will be released later: %s", len(claims), error)
-            self._owed.extend(claims)
+            logger.warning("%d clients will be released later: %s", len(granted), error)
+            self._owed.extend(granted)
         return [None] * len(claims)
