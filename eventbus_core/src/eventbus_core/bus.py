@@ -16,7 +16,7 @@ from eventbus_core.life import Life
 from eventbus_core.losses import Dropped, Gap, Undeliverable
 from eventbus_core.names import check_client, check_identifier, check_pattern
 from eventbus_core.node import Headers, LocalNode
-from eventbus_core.options import BusOptions
+from eventbus_core.options import BusOptions, Overflow, check_overflow
 from eventbus_core.requests import Pending
 from eventbus_core.stats import Stats
 from eventbus_core.transport import Node, Owner, Transport
@@ -111,7 +111,13 @@ class Bus:
         return self._node.options.namespace
 
     def client(
-        self, name: str, *, takeover: bool = True, linger: float = 0.0, handler: HandlerFunction | None = None
+        self,
+        name: str,
+        *,
+        takeover: bool = True,
+        linger: float = 0.0,
+        handler: HandlerFunction | None = None,
+        overflow: Overflow | None = None,
     ) -> Client:
         """
         Return a handle that holds the client *name* within ``async with``.
@@ -122,10 +128,17 @@ class Bus:
         and goes in order to whoever claims the client by then; later it is reported to its senders.
         Topics are not kept. Until then the client counts as held.
 
+        A client that lags and has more waiting than ``mailbox_events`` or ``mailbox_size`` loses the
+        oldest events (*overflow* ``drop_oldest``) or those that come (``drop_newest``), and is told
+        in their place; or its handle ends with :class:`LimitExceeded` (``close``): the client is released,
+        and what waited is reported to its senders. If not given, the option of the bus counts.
+
         Raises:
             InvalidName: *name* is neither ``name`` nor ``tenant/name``.
+            OptionError: *overflow* is none of these.
         """
-        return Client(self._node, name, takeover=takeover, linger=linger, handler=handler)
+        policy = check_overflow(overflow)
+        return Client(self._node, name, takeover=takeover, linger=linger, handler=handler, overflow=policy)
 
     async def send(
         self,
@@ -184,6 +197,7 @@ class Bus:
             ClientNotFound: nobody owns the client, or the node is not on the bus.
             RequestTimeout: no answer came within *timeout* seconds.
             RequestFailed: none will come: the receiver is gone, or its handler raised.
+            LimitExceeded: as many requests as may wait for their answers.
         """
         return await self._node.request(self._node.router.address, target, type, data, timeout, headers)
 
@@ -214,6 +228,7 @@ class Bus:
 
         Raises:
             InvalidName: *pattern* is none.
+            LimitExceeded: this node has as many patterns as it may.
         """
 
         def register(function: F) -> F:

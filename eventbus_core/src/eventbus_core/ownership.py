@@ -14,6 +14,7 @@ from eventbus_core.errors import (
     ClientAlreadyClaimed,
     ClientTakenOver,
     EventBusError,
+    LimitExceeded,
     NamespaceMismatch,
     NodeAlreadyPresent,
     TransportUnavailable,
@@ -145,8 +146,11 @@ class Ownership:
 
         Raises:
             ClientAlreadyClaimed: another holds it, and *takeover* is false.
+            LimitExceeded: this node holds as many clients as it may.
         """
         refused = await self._claims.ask((holding, takeover))
+        if isinstance(refused, LimitExceeded):
+            raise refused
         if refused is not None:
             raise ClientAlreadyClaimed(holding.name, refused.node)
 
@@ -260,21 +264,25 @@ class Ownership:
         taken = [
             (holding, owner)
             for holding, owner in zip(held, owners, strict=True)
-            if owner is not None and owner.node != self._node
+            if isinstance(owner, Owner) and owner.node != self._node
         ]
         for holding, _ in taken:
             self.drop(holding)
         return taken
 
-    async def _claim_all(self, wanted: Sequence[tuple[Holding, bool]]) -> Sequence[Owner | None]:
-        if self.alone:
-            return [self._claim_alone(holding, takeover=takeover) for holding, takeover in wanted]
-        refused: list[Owner | None] = [None] * len(wanted)
+    async def _claim_all(self, wanted: Sequence[tuple[Holding, bool]]) -> Sequence[Owner | LimitExceeded | None]:
+        refused = self._refuse_surplus(wanted)
         for takeover in (True, False):
-            which = [(i, holding) for i, (holding, take) in enumerate(wanted) if take is takeover]
+            which = [
+                (i, holding) for i, (holding, take) in enumerate(wanted) if take is takeover and refused[i] is None
+            ]
             if not which:
                 continue
             names = [holding.name for _, holding in which]
+            if self.alone:
+                for index, holding in which:
+                    refused[index] = self._claim_alone(holding, takeover=takeover)
+                continue
             try:
                 answers = await self._directory.claim(names, takeover)
             except EventBusError:
@@ -288,6 +296,22 @@ class Ownership:
                     refused[index] = answer
         if not self._claims.waiting:
             self._superseded.clear()
+        return refused
+
+    def _refuse_surplus(self, wanted: Sequence[tuple[Holding, bool]]) -> list[Owner | LimitExceeded | None]:
+        """Return the refusals of those for whom there is no room."""
+        limit = self._options.max_clients
+        if len(self.clients) + len(wanted) <= limit:
+            return [None] * len(wanted)
+        refused: list[Owner | LimitExceeded | None] = []
+        names = set(self.clients)
+        for holding, _ in wanted:
+            is_surplus = holding.name not in names and len(names) >= limit
+            mend = "let other nodes hold some, or raise it"
+            what = f"node {self._node!r} cannot hold client {holding.name!r} too"
+            refused.append(LimitExceeded(what, "max_clients", limit, mend) if is_surplus else None)
+            if not is_surplus:
+                names.add(holding.name)
         return refused
 
     def _claim_alone(self, holding: Holding, *, takeover: bool) -> Owner | None:
@@ -324,7 +348,7 @@ class Ownership:
         if later := self._superseded.get(holding.name):
             self.supersede(holding.name, *later)
 
-    def _abandoned(self, wanted: tuple[Holding, bool], refused: Owner | None) -> None:
+    def _abandoned(self, wanted: tuple[Holding, bool], refused: Owner | LimitExceeded | None) -> None:
         if refused is None:
             self.give_up(wanted[0])
 
