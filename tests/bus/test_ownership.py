@@ -193,3 +193,19 @@ async def test_presence_is_told_to_those_who_ask_for_it(uri: str) -> None:
         ]
         assert told.events[3].data == {"node": "n0", "client": "bob", "previous": "late"}
         assert len(everything) == 0
+
+
+async def test_g10_a_handler_made_before_the_bus_opens_gets_nothing_older(uri: str) -> None:
+    """What was published before the node joined is not sent again to it, and counts as no loss."""
+    async with buses(uri, 1) as (a,):
+        for number in range(10):
+            await a.publish("n", number)
+        await a.flush()
+        late = eventbus.connect(uri, namespace=a.namespace, node="late")
+        late.on("n")(inbox := Inbox())
+        async with late:
+            await a.publish("n", "now")
+            await inbox.got(1)
+            await fence([a], [late])
+            assert inbox.data == ["now"]
+            assert late.stats().missed == 0

@@ -151,6 +151,12 @@ def test_a_password_is_never_shown(visit: str) -> None:
     assert "secret" not in ended.stderr + ended.stdout + run(visit.split()[0], "--help").stdout
 
 
+def test_a_visitor_is_never_alone() -> None:
+    ended = run("publish", "order.x", EVENTBUS_URI="redis://127.0.0.1:1/0?wait_for_broker=false")
+    assert ended.returncode == 2
+    assert "cannot be reached" in ended.stderr
+
+
 @pytest.mark.parametrize("visit", VISITS)
 def test_a_bus_within_one_process_is_refused(visit: str) -> None:
     ended = run(*visit.split(), EVENTBUS_URI="memory://")

@@ -98,6 +98,7 @@ class AskingDirectory(Directory):
 
     Attributes:
         tell_all, tell_node: send one of the bus' own events; set by the node.
+        met: set once everybody who is there is known, and knows us.
         superseded: called with a client that is or will be ours, and by what epoch which node takes it; set likewise.
     """
 
@@ -105,6 +106,7 @@ class AskingDirectory(Directory):
         self.tell_all: Callable[[str, object], None]
         self.tell_node: Callable[[str, str, object], None]
         self.superseded: Callable[[str, int, str], None]
+        self.met = anyio.Event()
         self._namespace = namespace
         self._me = Alive(node, 0, 0.0, 0, 0)
         self._last = 0
@@ -160,6 +162,7 @@ class AskingDirectory(Directory):
     async def greet(self) -> None:
         """Return once everybody who is there knows us."""
         await self._ask([""])
+        self.met.set()
 
     async def look_for(self, node: str) -> None:
         """Return once *node* is known, or does not answer."""

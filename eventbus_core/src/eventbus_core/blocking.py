@@ -21,6 +21,7 @@ from eventbus_core.event import Event
 from eventbus_core.explanation import Explanation
 from eventbus_core.hooks import Hook
 from eventbus_core.node import Headers
+from eventbus_core.options import Overflow
 from eventbus_core.stats import Stats
 from eventbus_core.transport import Node, Owner
 
@@ -167,10 +168,13 @@ class BlockingBus(_Blocking):
         takeover: bool = True,
         linger: float = 0.0,
         handler: Callable[[Event], object] | None = None,
+        overflow: Overflow | None = None,
     ) -> BlockingClient:
         """Return a handle that holds the client *name* within ``with``; iterating waits for its events."""
         in_thread = None if handler is None else _InThread(handler)
-        return BlockingClient(self._bus.client(name, takeover=takeover, linger=linger, handler=in_thread))
+        return BlockingClient(
+            self._bus.client(name, takeover=takeover, linger=linger, handler=in_thread, overflow=overflow)
+        )
 
     def broadcast(
         self, type: str, data: object = None, *, headers: Headers | None = None, include_self: bool = True

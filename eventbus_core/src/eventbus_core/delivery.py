@@ -124,6 +124,9 @@ class Delivery:
 
     def stray(self, event: Event, sender: str | None) -> None:
         """Send *event*, which came from *sender*, after its client: it is here no more."""
+        if self._ownership.alone:
+            self._router.report(event, self._node, CLIENT_GONE)
+            return
         self._strays.append(Stray(event, event.accepted_by(sender or self._node), None))
         self._work.set()
 
