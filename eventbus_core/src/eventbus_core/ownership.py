@@ -76,6 +76,7 @@ class Ownership:
     Attributes:
         clients: by name; what routing looks up.
         incarnation: of this node.
+        losses: how often its lease was lost.
     """
 
     def __init__(
@@ -89,7 +90,7 @@ class Ownership:
         end: Callable[[Holding, EventBusError], None],
     ) -> None:
         self.clients: dict[str, Holding] = {}
-        self.incarnation = 0
+        self.incarnation = self.losses = 0
         self._directory = directory
         self._options = options
         self._node = node
@@ -190,7 +191,9 @@ class Ownership:
                 return
             try:
                 if not await self._directory.renew():
-                    logger.warning("node %s lost its lease; entering again", self._node)
+                    if not lost:
+                        logger.warning("node %s lost its lease; entering again", self._node)
+                        self.losses += 1
                     lost = True
                     await self.enter()
                     self._owed.clear()  # the claims of the former incarnation have ended with its lease
