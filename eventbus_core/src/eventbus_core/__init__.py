@@ -35,6 +35,7 @@ from eventbus_core.errors import (
 )
 from eventbus_core.event import Event
 from eventbus_core.explanation import Explanation
+from eventbus_core.histogram import Histogram
 from eventbus_core.losses import Dropped, Gap, Undeliverable
 from eventbus_core.options import BusOptions, option
 from eventbus_core.stats import Stats
@@ -82,6 +83,7 @@ __all__ = (
     "Frame",
     "FrameError",
     "Gap",
+    "Histogram",
     "Interrupted",
     "InvalidName",
     "LimitExceeded",

@@ -79,6 +79,10 @@ class Mailboxes:
         if self._frozen is None:
             self._frozen = {}
 
+    def waiting(self) -> int:
+        """Return how many events wait in all of them."""
+        return sum(mailbox.count for mailbox in self.busy)
+
     def freeze(self, mailbox: Mailbox) -> None:
         """Wake the consumer of *mailbox* once it is :meth:`verified` that the clients are still ours."""
         if self._frozen is not None:

@@ -51,6 +51,7 @@ logger = logging.getLogger("eventbus")
 TICK: Final = 0.05
 LEAVE_TIMEOUT: Final = 2.0
 SETTLE_TIMEOUT: Final = 4.0
+OWN_EVENT: Final = "own event"
 
 
 Headers: TypeAlias = Mapping[str, str]
@@ -378,7 +379,7 @@ class LocalNode:
             missed=sessions.missed,
             dropped=self.mailboxes.dropped,
             stale=sessions.stale,
-            refused=dict(delivery.refused),
+            refused=dict(delivery.refused) | ({OWN_EVENT: self.exchange.failed} if self.exchange.failed else {}),
             handler_failures=self._handler_failures,
             write_failures=outbox.failures,
             waits=outbox.waits,
@@ -387,6 +388,15 @@ class LocalNode:
             disconnects=self.link.losses,
             undeliverable_by_reason=dict(self.router.undeliverable),
             version=__version__,
+            delivered=self.router.local + delivery.deliveries,
+            mailbox_events=self.mailboxes.waiting(),
+            outage_seconds=self.link.seconds_down(),
+            interruptions=delivery.interruptions,
+            leases_lost=self.ownership.losses,
+            hooks_skipped=self.hooks.skipped,
+            frame_events=outbox.sizes.histogram(),
+            send_seconds=outbox.seconds.histogram(),
+            handle_seconds=delivery.seconds.histogram(),
         )
 
     def _event(

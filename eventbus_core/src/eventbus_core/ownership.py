@@ -78,6 +78,7 @@ class Ownership:
     Attributes:
         clients: by name; what routing looks up.
         incarnation: of this node; 0 until it has entered.
+        losses: how often its lease was lost.
         on_entered: called when this node has entered for the first time.
     """
 
@@ -92,7 +93,7 @@ class Ownership:
         end: Callable[[Holding, EventBusError], None],
     ) -> None:
         self.clients: dict[str, Holding] = {}
-        self.incarnation = 0
+        self.incarnation = self.losses = 0
         self.on_entered: Callable[[], None] = lambda: None
         self._directory = directory
         self._options = options
@@ -217,7 +218,9 @@ class Ownership:
                 return
             try:
                 if not await self._directory.renew():
-                    logger.warning("node %s lost its lease; entering again", self._node)
+                    if not lost:
+                        logger.warning("node %s lost its lease; entering again", self._node)
+                        self.losses += 1
                     lost = True
                     await self.enter()
                     self._owed.clear()  # the claims of the former incarnation have ended with its lease
