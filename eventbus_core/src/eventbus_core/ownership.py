@@ -76,6 +76,7 @@ class Ownership:
     Attributes:
         clients: by name; what routing looks up.
         incarnation: of this node.
+        lost: whether the lease was lost, and :meth:`keep_lease` has not told of it yet.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class Ownership:
     ) -> None:
         self.clients: dict[str, Holding] = {}
         self.incarnation = 0
+        self.lost = False
         self._directory = directory
         self._options = options
         self._node = node
@@ -178,29 +180,28 @@ class Ownership:
         Each time it was lost, enter again with a new incarnation, and claim again what nobody took.
         Then, and after :meth:`hurry`, yield whether it was lost, and what others took, with its owners.
         """
-        lost = False
         failures = 0
         while True:
             if self._hurry.is_set():
                 await anyio.sleep(failures * PAUSE)
             else:
-                with anyio.move_on_after(PAUSE if lost else self._options.lease / RENEWALS_PER_LEASE):
+                with anyio.move_on_after(PAUSE if self.lost else self._options.lease / RENEWALS_PER_LEASE):
                     await self._hurry.wait()
             if self._over:
                 return
             try:
                 if not await self._directory.renew():
                     logger.warning("node %s lost its lease; entering again", self._node)
-                    lost = True
+                    self.lost = True
                     await self.enter()
                     self._owed.clear()  # the claims of the former incarnation have ended with its lease
-                if lost or self._hurry.is_set():
+                if self.lost or self._hurry.is_set():
                     hurry = self._hurry
                     taken = await self._claim_again()
                     if self._hurry is hurry:
                         self._hurry = anyio.Event()
-                    yield lost, taken
-                    lost = False
+                    yield self.lost, taken
+                    self.lost = False
                 await self._settle_doubts()
                 failures = 0
                 self._link.succeeded()
