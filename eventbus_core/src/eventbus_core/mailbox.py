@@ -46,7 +46,7 @@ class Mailboxes:
     What the mailboxes of a node share: their bounds, the clock, and which of them are not empty.
 
     Attributes:
-        lead: how many events may wait before local senders do.
+        lead: how many events of this node may wait before their senders do.
         now: the time, as of the last frame or tick; mailboxes read no clock of their own.
         busy: those whose consumers have not yet handled all.
         dropped: events dropped by all of them so far.
@@ -132,6 +132,7 @@ class Mailbox:
         "_chunks",
         "_current",
         "_lagging",
+        "_near",
         "_room",
         "_shared",
         "_size",
@@ -148,6 +149,7 @@ class Mailbox:
         self._current: Chunk | None = None
         self._size = 0
         self._lagging = False
+        self._near = 0  # events of this node among those that wait
         self._room: anyio.Event | None = None
         self._behind: list[Chunk] | None = None
         self.count = 0
@@ -167,15 +169,16 @@ class Mailbox:
     def full(self) -> bool:
         """Return whether a local sender should wait for room before it adds anything."""
         shared = self._shared
-        return (self.count >= shared.lead or self._size >= shared.options.mailbox_size) and not self._lagging
+        return (self._near >= shared.lead or self._size >= shared.options.mailbox_size) and not self._lagging
 
     def add(self, event: Event, size: int) -> None:
         """Add one event of this node; never refuses and never waits."""
         last = self._chunks[-1] if self._chunks else None
-        if last is not None and last.ticket is None and len(last.events) < LOCAL_CHUNK:
+        if last is not None and last.sender is None and len(last.events) < LOCAL_CHUNK:
             last.events.append(event)
             last.size += size
             self.count += 1
+            self._near += 1
             self._size += size
         else:
             self._append(Chunk([event], size, None, self._shared.now))
@@ -228,8 +231,7 @@ class Mailbox:
                 self._shared.rest(self)
                 return None
             chunk = self._current = self._chunks.popleft()
-            self.count -= len(chunk.events)
-            self._size -= chunk.size
+            self._forget(chunk, len(chunk.events), chunk.size)
             self._let_in()
         event = chunk.events[chunk.taken]
         chunk.taken += 1
@@ -260,7 +262,7 @@ class Mailbox:
         for chunk in chunks:
             chunk.settle()
         self._chunks = self._current = self._behind = None
-        self.count = self._size = 0
+        self.count = self._size = self._near = 0
         self._shared.rest(self)
         self._let_in()
         self.wake()
@@ -272,10 +274,18 @@ class Mailbox:
         self._chunks.append(chunk)
         self.count += len(chunk.events)
         self._size += chunk.size
+        if chunk.sender is None:
+            self._near += len(chunk.events)
         if len(self._chunks) == 1:
             chunk.since = monotonic()
             self._shared.busy.add(self)
             self.wake()
+
+    def _forget(self, chunk: Chunk, events: int, size: int) -> None:
+        self.count -= events
+        self._size -= size
+        if chunk.sender is None:
+            self._near -= events
 
     def _drop_oldest(self) -> None:
         options = self._shared.options
@@ -292,8 +302,7 @@ class Mailbox:
                 oldest.size -= share
             else:
                 self._chunks.popleft()
-            self.count -= len(lost)
-            self._size -= share
+            self._forget(oldest, len(lost), share)
             self._shared.on_dropped(lost, oldest.sender, MAILBOX_FULL)
         self.dropped += before - self.count
         self._shared.dropped += before - self.count
