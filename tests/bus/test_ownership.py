@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import anyio
 import pytest
 
 import eventbus
 from eventbus import BusClosed, ClientNotFound, ClientTakenOver
-from eventbus_core import node_partition
+from eventbus_core import Claim, Owner, node_partition
 from tests.bus.support import DEADLINE, Hooked, Inbox, buses, fence, read, take, tasks, until
 
 ASKING = True
@@ -209,3 +210,21 @@ async def test_g10_a_handler_made_before_the_bus_opens_gets_nothing_older(uri: s
             await fence([a], [late])
             assert inbox.data == ["now"]
             assert late.stats().missed == 0
+
+@pytest.mark.parametrize("uri", ["memory"], indirect=True)
+async def test_g5_nobody_is_taken_for_dead_while_a_lost_lease_is_being_mended(
+    uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A directory that knows this node again need not know the others yet."""
+    async with buses(uri, 1, lease=0.3) as (bus,), bus.client("bob"):
+        node = bus._node
+        claim, doubtful = node.directory.claim, Hooked()
+
+        async def watched(clients: Sequence[str], takeover: bool) -> Sequence[Claim | Owner]:
+            doubtful(node.router.doubtful())
+            return await claim(clients, takeover)
+
+        monkeypatch.setattr(node.directory, "claim", watched)
+        await node.directory.leave()
+        await until(lambda: bool(doubtful), "what was held is claimed again")
+        assert doubtful == [True]

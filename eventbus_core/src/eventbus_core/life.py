@@ -92,10 +92,12 @@ class Life:
         finally:
             self.node.open = False
             self.node.waits.end()
-            with anyio.move_on_after(LEAVE_TIMEOUT, shield=True):
-                if self.node.opened and not self._crashed:
-                    await self._wind_up()
-            scope.cancel()
+            try:
+                with anyio.move_on_after(LEAVE_TIMEOUT, shield=True):
+                    if self.node.opened and not self._crashed:
+                        await self._wind_up()
+            finally:  # a cancellation by asyncio itself passes every shield
+                scope.cancel()
 
     async def _enter(self) -> None:
         """Enter the namespace; if the broker is not there, and is not to be waited for, be alone."""

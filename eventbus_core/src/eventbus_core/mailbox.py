@@ -47,7 +47,7 @@ class Mailboxes:
     What the mailboxes of a node share: their bounds, the clock, and which of them are not empty.
 
     Attributes:
-        lead: how many events may wait before local senders do.
+        lead: how many events of this node may wait before their senders do.
         now: the time, as of the last frame or tick; mailboxes read no clock of their own.
         busy: those whose consumers have not yet handled all.
         dropped: events dropped by all of them so far.
@@ -139,6 +139,7 @@ class Mailbox:
         "_current",
         "_lagging",
         "_missed",
+        "_near",
         "_room",
         "_shared",
         "_size",
@@ -158,6 +159,7 @@ class Mailbox:
         self._current: Chunk | None = None
         self._size = 0
         self._lagging = False
+        self._near = 0  # events of this node among those that wait
         self._room: anyio.Event | None = None
         self._behind: list[Chunk] | None = None
         self._missed = 0  # events that were dropped after all that wait
@@ -178,15 +180,16 @@ class Mailbox:
     def full(self) -> bool:
         """Return whether a local sender should wait for room before it adds anything."""
         shared = self._shared
-        return (self.count >= shared.lead or self._size >= shared.options.mailbox_size) and not self._lagging
+        return (self._near >= shared.lead or self._size >= shared.options.mailbox_size) and not self._lagging
 
     def add(self, event: Event, size: int) -> None:
         """Add one event of this node; never refuses and never waits."""
         last = self._chunks[-1] if self._chunks else None
-        if last is not None and last.ticket is None and len(last.events) < LOCAL_CHUNK and not self._missed:
+        if last is not None and last.sender is None and len(last.events) < LOCAL_CHUNK and not self._missed:
             last.events.append(event)
             last.size += size
             self.count += 1
+            self._near += 1
             self._size += size
         else:
             self._append(Chunk([event], size, None, self._shared.now))
@@ -243,8 +246,7 @@ class Mailbox:
                 missed, chunk.missed = chunk.missed, 0
                 return loss_event(Dropped(missed))
             self._current = self._chunks.popleft()
-            self.count -= len(chunk.events)
-            self._size -= chunk.size
+            self._forget(chunk, len(chunk.events), chunk.size)
             self._let_in()
         event = chunk.events[chunk.taken]
         chunk.taken += 1
@@ -275,7 +277,7 @@ class Mailbox:
         for chunk in chunks:
             chunk.settle()
         self._chunks = self._current = self._behind = None
-        self.count = self._size = 0
+        self.count = self._size = self._near = 0
         self._shared.rest(self)
         self._let_in()
         self.wake()
@@ -288,10 +290,18 @@ class Mailbox:
         self._chunks.append(chunk)
         self.count += len(chunk.events)
         self._size += chunk.size
+        if chunk.sender is None:
+            self._near += len(chunk.events)
         if len(self._chunks) == 1:
             chunk.since = monotonic()
             self._shared.busy.add(self)
             self.wake()
+
+    def _forget(self, chunk: Chunk, events: int, size: int) -> None:
+        self.count -= events
+        self._size -= size
+        if chunk.sender is None:
+            self._near -= events
 
     def _keep_bounds(self) -> None:
         """Deal with what is beyond the bounds."""
@@ -324,8 +334,7 @@ class Mailbox:
             self._missed += missed
         else:
             chunks[0].missed += missed
-        self.count -= number
-        self._size -= share
+        self._forget(chunk, number, share)
         self._shared.dropped += number
         self._shared.on_dropped(lost, chunk.sender, MAILBOX_FULL)
 

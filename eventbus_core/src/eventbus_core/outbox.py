@@ -348,8 +348,10 @@ class Outbox:
                 ends[queue].clear()
         for queue, unheard in ends.items():
             if unheard:
-                queue.session.take_back(len(unheard))
-                queue.put_back([event for events in unheard for event in events])
+                back = [event for events in unheard for event in events]
+                queue.session.take_back(len(back), sum(map(len, back)))
+                queue.put_back(back)
+                self.events -= len(back)
                 queue.queued = True
                 self._held_up[queue] = None
                 self._unreached(queue)

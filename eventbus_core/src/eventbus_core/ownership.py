@@ -78,7 +78,8 @@ class Ownership:
     Attributes:
         clients: by name; what routing looks up.
         incarnation: of this node; 0 until it has entered.
-        losses: how often its lease was lost.
+        lost: whether the lease was lost, and :meth:`keep_lease` has not told of it yet.
+        losses: how often it was.
         on_entered: called when this node has entered for the first time.
     """
 
@@ -94,6 +95,7 @@ class Ownership:
     ) -> None:
         self.clients: dict[str, Holding] = {}
         self.incarnation = self.losses = 0
+        self.lost = False
         self.on_entered: Callable[[], None] = lambda: None
         self._directory = directory
         self._options = options
@@ -206,31 +208,30 @@ class Ownership:
         Each time it was lost, enter again with a new incarnation, and claim again what nobody took.
         Then, and after :meth:`hurry`, yield whether it was lost, and what others took, with its owners.
         """
-        lost = False
         failures = 0
         while True:
             if self._hurry.is_set():
                 await anyio.sleep(failures * PAUSE)
             else:
-                with anyio.move_on_after(PAUSE if lost else self._options.lease / RENEWALS_PER_LEASE):
+                with anyio.move_on_after(PAUSE if self.lost else self._options.lease / RENEWALS_PER_LEASE):
                     await self._hurry.wait()
             if self._over:
                 return
             try:
                 if not await self._directory.renew():
-                    if not lost:
+                    if not self.lost:
                         logger.warning("node %s lost its lease; entering again", self._node)
                         self.losses += 1
-                    lost = True
+                    self.lost = True
                     await self.enter()
                     self._owed.clear()  # the claims of the former incarnation have ended with its lease
-                if lost or self._hurry.is_set():
+                if self.lost or self._hurry.is_set():
                     hurry = self._hurry
                     taken = await self._claim_again()
                     if self._hurry is hurry:
                         self._hurry = anyio.Event()
-                    yield lost, taken
-                    lost = False
+                    yield self.lost, taken
+                    self.lost = False
                 await self._settle_doubts()
                 failures = 0
                 self._link.succeeded()

@@ -172,7 +172,7 @@ class Router:
 
     def doubtful(self) -> bool:
         """Return whether the directory may not know everybody who is there, since it has lost its memory."""
-        return monotonic() < self.trust_after
+        return self.ownership.lost or monotonic() < self.trust_after
 
     async def locate(self, client: str) -> Owner | None:
         """Return the owner of *client* as the directory knows it now."""

@@ -62,8 +62,8 @@ class SessionContext(Protocol):
     def keep(self, kept: Kept) -> None:
         """Keep a frame that was sent, for as long as there is room."""
 
-    def unkeep(self, outgoing: Outgoing) -> Kept | None:
-        """Return the frame of *outgoing* that was kept last, and keep it no more."""
+    def unkeep(self, outgoing: Outgoing) -> None:
+        """Keep the frame of *outgoing* that was kept last no more."""
 
     def tell(self, node: str, note: Note) -> None:
         """Send *note* to *node*'s session layer."""
@@ -156,13 +156,12 @@ class Outgoing:
             self._probes, self._probe_at = 0, now + PROBES[0]
         return frame
 
-    def take_back(self, frames: int) -> None:
-        """Undo the last so many :meth:`pack` with events, which nobody has received: their numbers are free again."""
-        for _ in range(frames):
-            kept = self._context.unkeep(self)
-            if kept is None:
-                return
-            self.next, self.position = kept.first, kept.position
+    def take_back(self, events: int, size: int) -> None:
+        """Undo the last :meth:`pack` calls, of *events* of *size* bytes in all, which nobody has received."""
+        self.next -= events  # these numbers are free again, whether the frames are still kept or not
+        self.position -= size
+        while self.kept and self.kept[-1].first >= self.next:
+            self._context.unkeep(self)
 
     def room(self) -> int:
         """Return how many bytes of events may be sent now; zero or less: wait for credit."""

@@ -211,15 +211,12 @@ class Sessions:
         while self._kept_size > self._options.resend_size:
             self._drop_oldest()
 
-    def unkeep(self, outgoing: Outgoing) -> Kept | None:
-        """Return the frame of *outgoing* that was kept last, and keep it no more."""
-        if not outgoing.kept:
-            return None
+    def unkeep(self, outgoing: Outgoing) -> None:
+        """Keep the frame of *outgoing* that was kept last no more."""
         kept = outgoing.kept.pop()
         self._kept_size -= len(kept.data)
         kept.gone = True
         kept.data = b""  # it stays in line until its time is over
-        return kept
 
     def tell(self, node: str, note: Note) -> None:
         """Leave *note* for the outbox to take along, if there are not too many: what is asked is asked again."""
