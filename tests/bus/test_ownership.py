@@ -135,7 +135,7 @@ async def test_clients_by_prefix(uri: str) -> None:
 
 def _lose_lease(bus: eventbus.Bus) -> None:
     """Make *bus* believe that its process has been stopped for long."""
-    bus._node.mailboxes.now -= 3600.0
+    bus._node.mailboxes.fresh_until = 0.0
 
 
 async def test_g9_after_a_long_stop_nothing_is_handed_out_until_the_lease_is_verified(uri: str) -> None:
