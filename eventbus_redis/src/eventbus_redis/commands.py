@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, TypeAlias
 
 import attrs
 import hiredis
@@ -118,9 +118,12 @@ class Commands:
                 raise TransportUnavailable(f"the connection to {self._server.uri} is closed")
             try:
                 line.write(pieces)
-                replies = await line.read() or _late()
+                replies: list[Any] = []
                 while len(replies) < count:
-                    replies += await line.read() or _late()
+                    said = await line.read()
+                    if said is None:
+                        raise TimeoutError("no answer in time")
+                    replies += said
             except BaseException:
                 self._line = None
                 await line.aclose()
@@ -133,10 +136,6 @@ class Commands:
             self._line = None
         if not self._closed:
             self._line = Line(await self._server.connect(), self._timeout)
-
-
-def _late() -> NoReturn:
-    raise TimeoutError("no answer in time")
 
 
 def _checked(replies: list[Any]) -> list[Any]:

@@ -44,7 +44,7 @@ class Line(asyncio.BufferedProtocol):
         self._size = 0
         self._paused = False
         self._fault: Exception | None = None
-        self._waiter: asyncio.Future[None] | None = None
+        self._waiter: asyncio.Future[bool] | None = None
         self._until = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._transport.set_protocol(self)
@@ -58,19 +58,20 @@ class Line(asyncio.BufferedProtocol):
         if not self.over:
             self._transport.writelines(pieces)
 
-    async def read(self) -> list[Any]:
+    async def read(self) -> list[Any] | None:
         """
-        Return what the server said since the last call, or nothing after *patience* seconds of silence.
+        Return what the server has said since the last call, or ``None`` if it was silent for *patience* seconds.
 
-        May be cancelled at no loss.
+        The list is empty if all there was is a part of something. May be cancelled at no loss.
 
         Raises:
             RedisError, OSError: the connection is lost.
         """
-        if not self._said:
-            await self._wait()
+        heard = bool(self._said) or await self._wait()
         if self._fault is not None and not self._said:
             raise self._fault
+        if not heard:
+            return None
         said, self._said, self._size = self._said, [], 0
         if self._paused:
             self._paused = False
@@ -83,15 +84,16 @@ class Line(asyncio.BufferedProtocol):
         with suppress(RedisError, OSError):
             await self._connection.disconnect(nowait=True)
 
-    async def _wait(self) -> None:
+    async def _wait(self) -> bool:
+        """Return once there is something, or a fault; ``False`` after too long a silence."""
         if self.over:
-            return
+            return True
         self._waiter = self._loop.create_future()
         self._until = self._loop.time() + self._patience
         if self._timer is None:
             self._timer = self._loop.call_at(self._until, self._look)
         try:
-            await self._waiter
+            return await self._waiter
         finally:
             self._waiter = None
 
@@ -103,11 +105,11 @@ class Line(asyncio.BufferedProtocol):
         if self._loop.time() < self._until:
             self._timer = self._loop.call_at(self._until, self._look)
         else:
-            self._wake()
+            self._wake(heard=False)
 
-    def _wake(self) -> None:
+    def _wake(self, *, heard: bool = True) -> None:
         if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+            self._waiter.set_result(heard)
 
     def _end(self, fault: Exception) -> None:
         if self._fault is None:
@@ -131,11 +133,10 @@ class Line(asyncio.BufferedProtocol):
             self._end(error)
             return
         self._size += nbytes
-        if self._size >= READ_AHEAD and not self._paused:
+        if self._said and self._size >= READ_AHEAD and not self._paused:
             self._paused = True
             self._transport.pause_reading()
-        if self._said:
-            self._wake()
+        self._wake()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end(exc or ConnectionResetError("the server closed the connection"))

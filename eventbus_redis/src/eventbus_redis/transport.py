@@ -171,12 +171,13 @@ class RedisTransport(Transport):
             await subscriber.aclose()
 
     async def _pushes(self, subscriber: Line) -> list[Any]:
-        if pushes := await subscriber.read():
+        pushes = await subscriber.read()
+        if pushes is not None:
             return pushes
         # A server that hangs, or a line that is dead, says nothing: only what we publish ourselves tells.
         async with asyncio.timeout(self.options.probe_timeout):
             await self._probe()
-            while not pushes:
+            while pushes is None:
                 pushes = await subscriber.read()
             return pushes
 
@@ -230,7 +231,7 @@ class RedisTransport(Transport):
                     self._check_open()
                     self._subscribe(self._channels.begin_anew())
                     while not self._channels.all_joined():
-                        self._take_in(await subscriber.read())
+                        self._take_in(await subscriber.read() or ())
         except BaseException:
             self._subscriber = None
             await subscriber.aclose()
