@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import anyio
 
@@ -176,8 +177,8 @@ class Client:
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Event:
-        return await self.receive()
+    def __anext__(self) -> Coroutine[Any, Any, Event]:
+        return self.receive()
 
     async def receive(self) -> Event:
         """

@@ -198,7 +198,8 @@ class Handler:
         try:
             if self._decoder is not None:
                 event.read(self._decoder)
-            result = self.function(event)
+            function = self.function
+            result = function(event)
         except Exception as error:
             self._failed(event, error)
             return None

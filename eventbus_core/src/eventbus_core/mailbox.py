@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from time import monotonic, time
 from typing import Final, TypeAlias
 
@@ -17,6 +17,7 @@ from eventbus_core.session import Ticket
 LOCAL_CHUNK: Final = 256
 MAILBOX_FULL: Final = "mailbox full"
 EXPIRED: Final = "expired"
+NOTHING: Final[Iterator[Event]] = iter(())
 
 OnDropped: TypeAlias = Callable[[list[Event], str | None, str], None]
 
@@ -24,7 +25,7 @@ OnDropped: TypeAlias = Callable[[list[Event], str | None, str], None]
 class Chunk:
     """Events that came together; *ticket* is settled once all of them have been handled or dropped."""
 
-    __slots__ = ("events", "missed", "sender", "since", "size", "taken", "ticket")
+    __slots__ = ("events", "missed", "sender", "since", "size", "ticket")
 
     def __init__(self, events: list[Event], size: int, ticket: Ticket | None, since: float) -> None:
         self.events = events
@@ -32,7 +33,6 @@ class Chunk:
         self.ticket = ticket
         self.since = since
         self.missed = 0  # events that were dropped just before these
-        self.taken = 0
         self.sender = None if ticket is None else ticket.node
 
     def settle(self) -> None:
@@ -47,8 +47,9 @@ class Mailboxes:
     What the mailboxes of a node share: their bounds, the clock, and which of them are not empty.
 
     Attributes:
-        lead: how many events of this node may wait before their senders do.
-        now: the time, as of the last frame or tick; mailboxes read no clock of their own.
+        lead, room: how many events of this node, and how many bytes, may wait before local senders do.
+        now: the time, as of the last tick.
+        fresh_until: until when nobody else can own our clients, see :meth:`stale`.
         busy: those whose consumers have not yet handled all.
         dropped: events dropped by all of them so far.
         on_dropped: called with events that were dropped, the node that sent them, if another, and the reason.
@@ -57,7 +58,9 @@ class Mailboxes:
     def __init__(self, options: BusOptions, now: float, on_dropped: OnDropped) -> None:
         self.options = options
         self.lead = min(options.local_lead, options.mailbox_events)
+        self.room = options.mailbox_size
         self.now = now
+        self.fresh_until = now + options.lease / 2
         self.on_dropped = on_dropped
         self._frozen: dict[Mailbox, None] | None = None
         self.busy: set[Mailbox] = set()
@@ -70,7 +73,7 @@ class Mailboxes:
 
         Then no mailbox hands anything out until :meth:`verified`: others may own the clients now.
         """
-        if self._frozen is None and monotonic() - self.now > self.options.lease / 2:
+        if self._frozen is None and monotonic() > self.fresh_until:
             self.doubt()
         return self._frozen is not None
 
@@ -78,6 +81,7 @@ class Mailboxes:
         """Hand nothing out until :meth:`verified`."""
         if self._frozen is None:
             self._frozen = {}
+            self.fresh_until = 0.0
 
     def waiting(self) -> int:
         """Return how many events wait in all of them."""
@@ -90,7 +94,8 @@ class Mailboxes:
 
     def verified(self) -> None:
         """Go on: by the directory's word, the clients that we hold are ours."""
-        frozen, self._frozen, self.now = self._frozen, None, monotonic()
+        frozen, self._frozen = self._frozen, None
+        self._set_clock(monotonic())
         for mailbox in frozen or ():
             mailbox.wake()
 
@@ -98,9 +103,13 @@ class Mailboxes:
         """Let no mailbox hold back the credit of its senders for longer than ``laggard_timeout``."""
         if self.stale():
             return
-        self.now = now
+        self._set_clock(now)
         for mailbox in list(self.busy):
             mailbox.stop_holding_up(now - self.options.laggard_timeout)
+
+    def _set_clock(self, now: float) -> None:
+        self.now = now
+        self.fresh_until = now + self.options.lease / 2
 
     def rest(self, mailbox: Mailbox) -> None:
         """Say that *mailbox* holds nothing unhandled any more."""
@@ -140,6 +149,7 @@ class Mailbox:
         "_lagging",
         "_missed",
         "_near",
+        "_rest",
         "_room",
         "_shared",
         "_size",
@@ -157,6 +167,7 @@ class Mailbox:
         self.on_full: Callable[[], None] | None = None
         self._chunks: deque[Chunk] | None = None
         self._current: Chunk | None = None
+        self._rest: Iterator[Event] = NOTHING  # of the current chunk
         self._size = 0
         self._lagging = False
         self._near = 0  # events of this node among those that wait
@@ -180,7 +191,7 @@ class Mailbox:
     def full(self) -> bool:
         """Return whether a local sender should wait for room before it adds anything."""
         shared = self._shared
-        return (self._near >= shared.lead or self._size >= shared.options.mailbox_size) and not self._lagging
+        return (self._near >= shared.lead or self._size >= shared.room) and not self._lagging
 
     def add(self, event: Event, size: int) -> None:
         """Add one event of this node; never refuses and never waits."""
@@ -221,36 +232,37 @@ class Mailbox:
         that were dropped comes one whose data is a :class:`Dropped`. Events that have expired are
         passed over, and reported.
         """
-        if self._shared.stale():
+        # This is done for every event, so the usual one costs a look at the clock and a step of an iterator.
+        if monotonic() > self._shared.fresh_until and self._shared.stale():
             self._shared.freeze(self)
             return None
-        while (event := self._next()) is not None and event.expires is not None and event.expires < time():
+        event = next(self._rest, None) or self._next_chunk()
+        while event is not None and event.expires is not None and event.expires < time():
             self._shared.on_dropped([event], self._current.sender if self._current else None, EXPIRED)
+            event = next(self._rest, None) or self._next_chunk()
         return event
 
-    def _next(self) -> Event | None:
-        chunk = self._current
-        if chunk is None or chunk.taken == len(chunk.events):
-            if chunk is not None:
-                chunk.settle()
-                self._current = None
-            if not self._chunks:
-                if self._missed:
-                    missed, self._missed = self._missed, 0
-                    return loss_event(Dropped(missed))
-                self._lagging = False
-                self._shared.rest(self)
-                return None
-            chunk = self._chunks[0]
-            if chunk.missed:
-                missed, chunk.missed = chunk.missed, 0
+    def _next_chunk(self) -> Event | None:
+        """Settle the current chunk, which is at its end, and return the first event of the next."""
+        if self._current is not None:
+            self._current.settle()
+            self._current = None
+        if not self._chunks:
+            if self._missed:
+                missed, self._missed = self._missed, 0
                 return loss_event(Dropped(missed))
-            self._current = self._chunks.popleft()
-            self._forget(chunk, len(chunk.events), chunk.size)
-            self._let_in()
-        event = chunk.events[chunk.taken]
-        chunk.taken += 1
-        return event
+            self._lagging = False
+            self._shared.rest(self)
+            return None
+        chunk = self._chunks[0]
+        if chunk.missed:
+            missed, chunk.missed = chunk.missed, 0
+            return loss_event(Dropped(missed))
+        self._current = self._chunks.popleft()
+        self._rest = iter(chunk.events)
+        self._forget(chunk, len(chunk.events), chunk.size)
+        self._let_in()
+        return next(self._rest)
 
     def stop_holding_up(self, before: float) -> None:
         """Give back the credit of all events if the oldest came before that time."""
@@ -270,18 +282,20 @@ class Mailbox:
     def close(self) -> list[tuple[Event, str | None]]:
         """Take nothing in any more; return each event that was not handed out and the node that sent it, if another."""
         self.closed = True
-        chunks = ([self._current] if self._current else []) + list(self._chunks or ()) + (self._behind or [])
-        left = [
-            (event, chunk.sender) for chunk in chunks for event in chunk.events[chunk.taken :] if event.type != LOSS
-        ]
+        chunks = list(self._chunks or ()) + (self._behind or [])
+        left = [(event, chunk.sender) for chunk in chunks for event in chunk.events]
+        if self._current is not None:
+            left[:0] = [(event, self._current.sender) for event in self._rest]
+            chunks.append(self._current)
         for chunk in chunks:
             chunk.settle()
         self._chunks = self._current = self._behind = None
+        self._rest = NOTHING
         self.count = self._size = self._near = 0
         self._shared.rest(self)
         self._let_in()
         self.wake()
-        return left
+        return [(event, sender) for event, sender in left if event.type != LOSS]
 
     def _append(self, chunk: Chunk) -> None:
         if self._chunks is None:  # most of many clients are idle: they get no deque

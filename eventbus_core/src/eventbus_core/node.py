@@ -9,8 +9,8 @@ from typing import Any, Final, TypeAlias
 
 import anyio
 import attrs
-import msgspec
 from anyio.abc import TaskGroup
+from msgspec import Raw
 from msgspec.structs import replace
 
 from eventbus_core._version import __version__
@@ -38,7 +38,7 @@ from eventbus_core.outbox import Outbox
 from eventbus_core.ownership import Holding, Ownership
 from eventbus_core.presence import CLIENT_CLAIMED, CLIENT_RELEASED, CLIENT_TAKEN_OVER, Presence
 from eventbus_core.requests import Requests
-from eventbus_core.routing import NO_HANDLER, Router, Wait
+from eventbus_core.routing import NO_HANDLER, Route, Router, Wait
 from eventbus_core.sessions import Sessions
 from eventbus_core.stats import Stats
 from eventbus_core.subscriptions import Subscriptions
@@ -81,6 +81,7 @@ class LocalNode:
             )
         self.id = transport.node
         self.options = options
+        self._largest = options.max_event_size
         self.transport = transport
         self.asking = asking = AskingDirectory(options.namespace, self.id) if transport.directory is None else None
         self.directory: Directory = transport.directory or asking  # type: ignore[assignment]
@@ -191,10 +192,12 @@ class LocalNode:
         expires: float | None = None,
     ) -> Wait:
         """Send to a client or a node, in the name of *source*."""
-        event, size = self._event(source, target, check_topic(type), data, headers)
-        if expires is not None:
-            event = replace(event, expires=time() + expires)
-        return self.router.send(event, size)
+        # Nearly every event goes this way: through _event, Router.send, and Mailbox.add or Outbox.add. So there is
+        # one look-up for the client and one for the route, and nothing is awaited that need not wait.
+        route = self._route(target)
+        until = None if expires is None else time() + expires
+        event, size = self._event(source, target, check_topic(type), data, headers, route, until)
+        return self.router.send(event, size, route)
 
     def publish(self, source: str, topic: str, data: object, headers: Headers | None) -> Wait:
         """Publish to a topic, in the name of *source*."""
@@ -226,11 +229,12 @@ class LocalNode:
     async def _request(
         self, source: str, target: str, type: str, data: object, timeout: float, headers: Headers | None
     ) -> Event:
-        event, size = self._event(source, target, type, data, headers, reply_to=self.router.address)
+        route = self._route(target)
+        event, size = self._event(source, target, type, data, headers, route, None, self.router.address)
         pending = self.requests.open(event.id)
         try:
             with self.waits.within(timeout, lambda: RequestTimeout(f"the answer of {target!r} to {type!r}", timeout)):
-                wait = self.router.send(event, size)
+                wait = self.router.send(event, size, route)
                 if wait is not None:
                     await wait
                 return await pending.wait()
@@ -241,8 +245,9 @@ class LocalNode:
         """Answer *request*, in the name of *source*."""
         if request.reply_to is None:
             raise EventBusError(f"{request!r} is no request: its sender waits for no answer; use send")
-        event, size = self._event(source, request.reply_to, request.type, data, headers, answers=request.id)
-        return self.router.send(event, size)
+        route = self._route(request.reply_to)
+        event, size = self._event(source, request.reply_to, request.type, data, headers, route, None, None, request.id)
+        return self.router.send(event, size, route)
 
     async def claim(self, holding: Holding, *, takeover: bool) -> None:
         """Claim the client of *holding*, and have its handle elsewhere end."""
@@ -406,36 +411,30 @@ class LocalNode:
         type: str,
         data: object,
         headers: Headers | None,
+        route: Route | None = None,
+        expires: float | None = None,
         reply_to: str | None = None,
         answers: str | None = None,
     ) -> tuple[Event, int]:
         """Return a new event and the size of its data; it is encoded now, so that later changes do not reach it."""
         if not self.open:
             raise not_open()
-        if target.__class__ is not str:
-            check_address(target)
-        router = self.router
-        limit = self.options.max_event_size
-        raw = encode_data(data, limit)
+        raw = encode_data(data, self._largest)
         text, size = None, len(raw)
         if headers is not None:
             text, extra = check_headers(headers)
             size += extra
-            if size > limit:
-                raise EventTooLarge(size, limit)
-        return Event(
-            type,
-            source,
-            target,
-            router.next_id(),
-            msgspec.Raw(raw),
-            text,
-            router.epoch(target),
-            0,
-            None,
-            reply_to,
-            answers,
-        ), size
+            if size > self._largest:
+                raise EventTooLarge(size, self._largest)
+        epoch = 0 if route is None else route.epoch
+        next_id = self.router.next_id
+        return Event(type, source, target, next_id(), Raw(raw), text, epoch, 0, None, reply_to, answers, expires), size
+
+    def _route(self, target: str) -> Route | None:
+        """Return the way to *target*, if it is known to be elsewhere."""
+        if target.__class__ is not str:
+            check_address(target)
+        return self.router.remembered.get(target)
 
     @property
     def state(self) -> str:

@@ -70,6 +70,8 @@ class Router:
         internal: takes an event for this node that no application handles; returns whether it did.
         address: of this node.
         alone: whether this node has not joined the others yet: what it publishes or broadcasts is for itself.
+        next_id: returns an id that no other event of the namespace has.
+        clients: of this node.
         remembered: the owners of remote clients, and remote nodes, as last heard of.
         accepted, local: events taken from the application, and deliveries within this node.
         undeliverable: events reported to their senders, by reason.
@@ -90,6 +92,7 @@ class Router:
         self.internal = internal
         self.address = node_address(node)
         self.alone = True
+        self.clients = ownership.clients
         self.remembered: dict[str, Route] = {}
         self.accepted = self.local = 0
         self.undeliverable: Counter[str] = Counter()
@@ -99,40 +102,32 @@ class Router:
         self.node = node
         self.outbox = outbox
         self.ownership = ownership
-        self._clients = ownership.clients
         self.subscriptions = subscriptions
         self.directory = directory
         self._lanes: dict[str, Queue] = {}
         self._numbers = itertools.count(1)
-        self._prefix = f"{secrets.token_hex(8)}-"
+        self._number(secrets.token_hex(8))
 
     def begin(self, incarnation: int) -> None:
         """Number events as those of this *incarnation*, and let them go to other nodes too."""
         self.alone = False
-        self._prefix = f"{incarnation:x}-"
+        self._number(f"{incarnation:x}")
 
-    def next_id(self) -> str:
-        """Return an id that no other event of the namespace has."""
-        return f"{self._prefix}{next(self._numbers):x}"
-
-    def epoch(self, address: str) -> int:
-        """Return the epoch by which *address* is believed to be held elsewhere; 0 if nothing is known."""
-        route = self.remembered.get(address)
-        return 0 if route is None else route.epoch
+    def _number(self, prefix: str) -> None:
+        self.next_id = map(f"{prefix}-%d".__mod__, self._numbers).__next__  # without a frame of Python's
 
     # Sending is not `async`: nearly every event is accepted at once, and a coroutine for each
     # would cost more than its routing. Only what has to wait is returned as something to await.
 
-    def send(self, event: Event, size: int) -> Wait:
+    def send(self, event: Event, size: int, route: Route | None) -> Wait:
         """
-        Send to the client or node that is the event's target; what is returned raises.
+        Send to the client or node that is the event's target, by *route* if it is remote; what is returned raises.
 
         Raises:
             ClientNotFound: nobody owns the client, or the node is not on the bus.
             TransportUnavailable: there was no room within ``send_timeout``.
         """
-        target = event.target
-        holding = self._clients.get(target)
+        holding = self.clients.get(event.target)
         if holding is not None:
             mailbox = holding.mailbox
             if not mailbox.full():
@@ -140,7 +135,7 @@ class Router:
                 self.local += 1
                 mailbox.add(event, size)
                 return None
-        elif (route := self.remembered.get(target)) is not None and not self.outbox.full(route.queue):
+        elif route is not None and not self.outbox.full(route.queue):
             self.accepted += 1
             self.outbox.add(route.queue, encode_event(event))
             return None
@@ -266,7 +261,7 @@ class Router:
             self.remember(target, owner)
             return
         await self.ownership.settled()
-        if target not in self._clients:
+        if target not in self.clients:
             raise ClientNotFound(target)
 
     async def _find_node(self, node: str) -> Owner | None:
@@ -295,7 +290,8 @@ class Router:
             with self._patience(event.target):
                 while not await self._has_room(event.target):
                     pass
-            wait = self.send(replace(event, epoch=self.epoch(event.target)), size)
+            route = self.remembered.get(event.target)
+            wait = self.send(replace(event, epoch=0 if route is None else route.epoch), size, route)
         if wait is not None:
             await wait
 
@@ -310,7 +306,7 @@ class Router:
 
     async def _has_room(self, target: str) -> bool:
         """Return whether *target* can take an event, or wait for what it lacks."""
-        if (holding := self._clients.get(target)) is not None:
+        if (holding := self.clients.get(target)) is not None:
             if not holding.mailbox.full():
                 return True
             await holding.mailbox.room()
