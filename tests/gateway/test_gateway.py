@@ -222,6 +222,27 @@ def test_a_restarted_redis_loses_nothing(fleet: list[Gateway], redis_server: Red
         assert addressed == [str(number) for number in range(6)]
 
 
+async def test_a_server_that_is_told_to_stop_drains(fleet: list[Gateway], redis_server: RedisServer) -> None:
+    """What it accepted gets there, and it is off the bus at once, with its clients, not when its lease ends."""
+    one, two, _ = fleet
+    with Visitor(two, "acme", "bob", "cats") as bob, Visitor(one, "acme", "alice", "cats") as alice:
+        bob.sees(server_1={"alice"}, server_2={"bob"}, server_3=set())
+        texts = [f"{number}" for number in range(50)]
+        for number in texts:
+            alice.ask("say", id=number, scope="person", to="bob", text=number)
+            alice.ask("say", id=f"cats-{number}", scope="room", to="cats", text=f"cats {number}")
+        for _ in range(100):
+            assert alice.next("accepted", "refused")["kind"] == "accepted"
+        assert one.stop() in {0, -signal.SIGTERM}
+        assert alice.closed()[0] == 1012
+        async with eventbus.connect(redis_server.uri) as bus:
+            assert "server-1" not in [node.id for node in await bus.nodes()]
+            assert await bus.locate("acme/alice") is None
+        bob.read(*texts, *(f"cats {text}" for text in texts))
+        assert [message["text"] for message in bob.messages if message["scope"] == "person"] == texts
+    assert "Traceback" not in one.log.read_text()
+
+
 def test_without_redis_who_comes_is_told(fleet: list[Gateway], redis_server: RedisServer) -> None:
     redis_server.kill()
     assert turned_away(fleet[0], "acme", "alice") == 1013
