@@ -301,6 +301,33 @@ async def test_closing_lets_what_was_accepted_be_handled(uri: str) -> None:
         assert far.data == list(range(500))
 
 
+@pytest.mark.parametrize("how", ["once", "off", "client"])
+@pytest.mark.parametrize("late", [False, True], ids=["async", "plain that returns an awaitable"])
+async def test_closing_waits_for_handlers_at_work_that_get_no_more(uri: str, how: str, late: bool) -> None:
+    """A handler for one event, one that was taken off, and that of a client that was left finish what they are at."""
+    begun, finished = anyio.Event(), anyio.Event()
+
+    async def work(event: Event) -> None:
+        begun.set()
+        for _ in range(20):
+            await anyio.sleep(0.001)
+        finished.set()
+
+    handler: Any = (lambda event: work(event)) if late else work
+    async with buses(uri, 1) as (bus,):
+        if how == "client":
+            async with bus.client("bob", handler=handler):
+                await bus.send("bob", "n")
+                await begun.wait()
+        else:
+            (bus.once if how == "once" else bus.on)("n")(handler)
+            await bus.emit("n")
+            await begun.wait()
+            bus.off(handler)
+        assert not finished.is_set()
+    assert finished.is_set()
+
+
 async def test_closing_waits_no_longer_than_it_may(uri: str) -> None:
     """A handler that never returns holds up the end of its bus for ``close_timeout`` at most."""
     async with buses(uri, 1) as (a,):

@@ -52,6 +52,8 @@ class HandlerContext:
         self.lost = lost
         self.is_open = is_open
         self._ready: deque[Handler] = deque()
+        self._retiring: set[Handler] = set()
+        self._retired = anyio.Event()
         self._more: anyio.Event | None = None
         self._started = False
         self._logged_at = 0.0
@@ -73,6 +75,21 @@ class HandlerContext:
         elif not self._started:
             self._started = True
             self.start(self._run)
+
+    def retire(self, handler: Handler) -> None:
+        """Take note that *handler*, which gets nothing more, is still at work on an event."""
+        self._retiring.add(handler)
+
+    def retired(self, handler: Handler) -> None:
+        """Take note that *handler* is done for good; does nothing on successive calls."""
+        self._retiring.discard(handler)
+        self._retired.set()
+
+    async def settled(self) -> None:
+        """Return once no handler that was taken off is at work any more."""
+        while self._retiring:
+            self._retired = anyio.Event()
+            await self._retired.wait()
 
     async def _run(self) -> None:
         """Call plain functions for ever, up to ``EVENTS_PER_TURN`` times between two chances for others."""
@@ -144,6 +161,7 @@ class Handler:
             event = self.mailbox.next()
             if event is None:
                 self._running = False
+                self._context.retired(self)
                 return count + 1
             result = self._call(event)
             if result is not None:  # it is not plain after all
@@ -163,6 +181,8 @@ class Handler:
                 self._context.ready(self)
             else:
                 self._context.start(self._run)
+        elif self._running and self.mailbox.closed:
+            self._context.retire(self)
 
     async def _run(self, event: Event | None = None, result: Awaitable[object] | None = None) -> None:
         """Handle events for ever, in a task of their own; *result* is what remains to do of *event*."""
@@ -177,6 +197,7 @@ class Handler:
                 except anyio.get_cancelled_exc_class() as error:
                     self._cancelled(event, error)
             if mailbox.closed:
+                self._context.retired(self)
                 return
             event = mailbox.next()
             if event is None:

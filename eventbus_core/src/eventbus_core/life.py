@@ -165,6 +165,7 @@ class Life:
         with anyio.move_on_after(self.node.options.close_timeout) as scope:
             await self.node.outbox.flush()
             await self.node.mailboxes.handled(mailboxes)
+            await self.node.handler_context.settled()
         if scope.cancelled_caught:
             busy = len(self.node.mailboxes.busy.intersection(mailboxes))
             left = self.node.outbox.unpublished()
