@@ -23,7 +23,7 @@ from eventbus_core.hooks import Hook
 from eventbus_core.node import Headers
 from eventbus_core.options import Overflow
 from eventbus_core.stats import Stats
-from eventbus_core.transport import Node, Owner
+from eventbus_core.transport import Node, Owner, Partition
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -211,6 +211,10 @@ class BlockingBus(_Blocking):
     def locate(self, client: str) -> Owner | None:
         """Return the node that holds a client, or ``None``."""
         return self._call(self._bus.locate, client)
+
+    def partition_of(self, topic: str) -> Partition:
+        """Return the partition by which events of *topic* go to other nodes."""
+        return self._bus.partition_of(topic)
 
     def explain(self, client: str) -> Explanation:
         """Return where a client is, and what this node believes."""

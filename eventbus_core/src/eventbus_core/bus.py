@@ -14,12 +14,13 @@ from eventbus_core.handlers import Handler, HandlerFunction
 from eventbus_core.hooks import Hook
 from eventbus_core.life import Life
 from eventbus_core.losses import Dropped, Gap, Undeliverable
-from eventbus_core.names import check_client, check_identifier, check_pattern
+from eventbus_core.names import check_client, check_identifier, check_pattern, check_topic
 from eventbus_core.node import Headers, LocalNode
 from eventbus_core.options import BusOptions, Overflow, check_overflow
 from eventbus_core.requests import Pending
 from eventbus_core.stats import Stats
-from eventbus_core.transport import Node, Owner, Transport
+from eventbus_core.topics import lane_of
+from eventbus_core.transport import Node, Owner, Partition, Transport, lane_partition
 
 F = TypeVar("F", bound=HandlerFunction)
 
@@ -77,7 +78,11 @@ class Bus:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Let what was accepted be handled, for at most ``close_timeout``, and leave; clients are released."""
+        """
+        Let what was accepted be handled, for at most ``close_timeout``, and leave; clients are released.
+
+        What the broker has not taken by then is counted, and told to ``on_undeliverable``: ``bus closed``.
+        """
         await self._life.__aexit__(kind, error, traceback)
 
     def __repr__(self) -> str:
@@ -301,6 +306,15 @@ class Bus:
         self._node.ownership.check_entered()
         return sorted(await self._node.directory.nodes(), key=lambda node: node.id)
 
+    def partition_of(self, topic: str) -> Partition:
+        """
+        Return the partition, a lane, by which events of *topic* go to other nodes.
+
+        Raises:
+            InvalidName: *topic* is none.
+        """
+        return lane_partition(lane_of(check_topic(topic), self._node.options.lanes))
+
     async def explain(self, client: str) -> Explanation:
         """Return where *client* is by the directory's word, and what this node believes."""
         check_client(client)
@@ -332,7 +346,12 @@ class Bus:
                 yield client
 
     async def flush(self) -> None:
-        """Wait until the broker has taken every event that was accepted before."""
+        """
+        Wait until the broker has taken every event that was accepted before.
+
+        Raises:
+            TransportUnavailable: it has not within ``send_timeout``; the message says how many it has not.
+        """
         await self._node.flush()
 
     def stats(self) -> Stats:

@@ -13,6 +13,7 @@ from anyio.abc import TaskGroup
 
 from eventbus_core.delivery import NODE_UNREACHABLE
 from eventbus_core.errors import BusClosed, ClientTakenOver, TransportUnavailable
+from eventbus_core.names import RESERVED
 from eventbus_core.node import LocalNode
 from eventbus_core.presence import CLIENT_CLAIMED, CLIENT_RELEASED, NODE_JOINED, NODE_LEFT
 from eventbus_core.transport import ALL_NODES, node_partition
@@ -21,6 +22,8 @@ logger = logging.getLogger("eventbus")
 
 TICK: Final = 0.05
 LEAVE_TIMEOUT: Final = 2.0
+HOOK_TIMEOUT: Final = 1.0
+BUS_CLOSED: Final = "bus closed"
 PAUSE: Final = 0.2
 
 Service: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
@@ -96,6 +99,9 @@ class Life:
                 with anyio.move_on_after(LEAVE_TIMEOUT, shield=True):
                     if self.node.opened and not self._crashed:
                         await self._wind_up()
+                with anyio.move_on_after(HOOK_TIMEOUT, shield=True):
+                    if self.node.opened and not self._crashed:
+                        await self._give_up()
             finally:  # a cancellation by asyncio itself passes every shield
                 scope.cancel()
 
@@ -189,6 +195,15 @@ class Life:
         await self.node.outbox.settled()
         await self.node.hooks.settled()
         await self.node.outbox.flush()
+
+    async def _give_up(self) -> None:
+        """Report what the broker would not take."""
+        left = [event for event in self.node.outbox.give_up() if event.type[:1] != RESERVED]
+        for event in left:
+            self.node.router.report(event, event.accepted_by(self.node.id), BUS_CLOSED)
+        if left:
+            logger.warning("node %s gave up %d events that the broker has not taken", self.node.id, len(left))
+            await self.node.hooks.settled()
 
     async def _leave(self) -> None:
         with anyio.move_on_after(LEAVE_TIMEOUT, shield=True):

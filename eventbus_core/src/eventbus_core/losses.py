@@ -44,8 +44,8 @@ class Undeliverable:
 
     Attributes:
         id, type, source, target: those of the event.
-        reason: ``client gone``, ``node unreachable``, ``node dead``, ``no handler``, ``mailbox full``, ``expired`` or
-            ``too many hops``.
+        reason: ``client gone``, ``node unreachable``, ``node dead``, ``no handler``, ``mailbox full``, ``expired``,
+            ``too many hops`` or ``bus closed``.
     """
 
     id: str

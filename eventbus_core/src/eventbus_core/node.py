@@ -23,6 +23,7 @@ from eventbus_core.errors import (
     EventTooLarge,
     LimitExceeded,
     RequestTimeout,
+    TransportUnavailable,
 )
 from eventbus_core.event import Event, check_headers, encode_data
 from eventbus_core.exchange import STATS, Exchange
@@ -341,7 +342,14 @@ class LocalNode:
     async def flush(self) -> None:
         """Wait until the broker has taken all that was accepted before."""
         self.check_open()
-        with self.waits.within(None):
+        timeout = self.options.send_timeout
+        with self.waits.within(
+            timeout,
+            lambda: TransportUnavailable(
+                f"within {timeout:g} s the broker has not taken {self.outbox.unpublished():,} accepted events; "
+                f"they are kept, and sent once it takes them"
+            ),
+        ):
             await self.outbox.flush()
 
     async def explain(self, client: str) -> Explanation:

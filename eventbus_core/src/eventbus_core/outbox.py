@@ -140,6 +140,7 @@ class Outbox:
         self._queues: dict[Partition, Queue] = {}
         self._ready: list[Queue] = []
         self._held_up: dict[Queue, None] = {}
+        self._under_way: list[tuple[Queue, list[bytes]]] = []
         self._probes: list[Frame] = []
         self._wake = anyio.Event()
         self._progress: anyio.Event | None = None
@@ -248,6 +249,14 @@ class Outbox:
         while any(queue.published < accepted for queue, accepted in waiting):
             await self._advanced()
 
+    def give_up(self) -> list[Event]:
+        """Take out all that the broker has not confirmed: nothing more will be written."""
+        under_way, self._under_way = self._under_way, []
+        left = [event for _, events in under_way for event in events]
+        for queue in self._queues.values():
+            left += queue.drain()
+        return [decode_event(event) for event in left]
+
     def unpublished(self) -> int:
         """Return how many accepted events the broker has not taken yet."""
         return sum(queue.accepted - queue.published for queue in list(self._queues.values()))
@@ -263,7 +272,9 @@ class Outbox:
                 await self._wake.wait()
                 self._writing = True
                 continue
+            self._under_way = taken
             receivers = await self._publish(frames)
+            self._under_way = []
             self.frames += len(frames)
             now = monotonic()
             for queue, events, since in taken:

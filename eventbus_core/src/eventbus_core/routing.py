@@ -74,7 +74,7 @@ class Router:
         clients: of this node.
         remembered: the owners of remote clients, and remote nodes, as last heard of.
         accepted, local: events taken from the application, and deliveries within this node.
-        undeliverable: events reported to their senders, by reason.
+        undeliverable: events accepted here that were reported as handled by nobody, by reason.
         trust_after: when the directory, which had lost its memory, knows again who is there; see :meth:`doubtful`.
     """
 
@@ -197,7 +197,6 @@ class Router:
         if event.type.startswith(RESERVED):
             self.internal(self.own_event(UNDELIVERABLE, self.node, _fate(event, reason)))
             return
-        self.undeliverable[reason] += 1
         fate = self.own_event(UNDELIVERABLE, origin, _fate(event, reason))
         if origin == self.node:
             self.internal(fate)
