@@ -119,6 +119,8 @@ def redis_errors(uri: TransportURI) -> Iterator[None]:
     """Raise the errors of redis-py and of the network that come up within as ours, without the password of *uri*."""
     try:
         yield
+    except EventBusError:
+        raise  # it is ours already, though some of ours are OSErrors too
     except CAUGHT as error:
         ours, hid = translate(uri, error)
         raise ours from (None if hid else error)

@@ -139,7 +139,8 @@ class RedisTransport(Transport):
 
     def _unconfirmed(self) -> EventBusError:
         kind = ConfigurationError if isinstance(self._fault, ConfigurationError) else TransportUnavailable
-        return kind(f"{self.uri} did not confirm a subscription in time: {self._fault or 'no answer'}")
+        why = self._fault or f"{self.uri} gives no answer"
+        return kind(f"a subscription was not confirmed in time: {why}")
 
     def _subscribe(self, names: Sequence[bytes]) -> None:
         if self._subscriber is not None and names:
