@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import anyio
 import pytest
 
 import eventbus
 from eventbus import BusClosed, ClientNotFound, ClientTakenOver
-from eventbus_core import node_partition
+from eventbus_core import Frame, TransportURI, node_partition, register
+from eventbus_memory import MemoryTransport
 from tests.bus.support import DEADLINE, Hooked, Inbox, buses, fence, read, take, tasks, until
 
 ASKING = True
@@ -193,3 +195,41 @@ async def test_presence_is_told_to_those_who_ask_for_it(uri: str) -> None:
         ]
         assert told.events[3].data == {"node": "n0", "client": "bob", "previous": "late"}
         assert len(everything) == 0
+
+
+class Gated(MemoryTransport):
+    """Publishes nothing while its gate is shut."""
+
+    def __init__(self, uri: TransportURI, node: str) -> None:
+        super().__init__(uri, node)
+        self.gate = anyio.Event()
+        self.gate.set()
+        self.waiting = False
+
+    async def publish(self, frames: Sequence[Frame]) -> Sequence[int]:
+        self.waiting = not self.gate.is_set()
+        await self.gate.wait()
+        return await super().publish(frames)
+
+
+async def test_g4_what_comes_back_from_a_deaf_owner_goes_to_the_new_one_before_what_is_sent_later() -> None:
+    """The word of the new owner comes while the write to the former one is under way."""
+    register("gated", Gated)
+    async with buses("gated://tests", 3, close_timeout=0.2) as (a, b, c), a.client("bob", handler=(old := Inbox())):
+        await c.send("bob", "n", 0)
+        await old.got(1)
+        await a._node.transport.leave([node_partition(a.node)])
+        transport = c._node.transport
+        assert isinstance(transport, Gated)
+        transport.gate = anyio.Event()
+        for number in range(1, 6):
+            await c.send("bob", "n", number)
+        await until(lambda: transport.waiting)
+        heard = c.stats().received_events
+        async with b.client("bob", handler=(new := Inbox())):
+            await until(lambda: c.stats().received_events > heard)
+            await c.send("bob", "n", 6)
+            transport.gate.set()
+            await new.got(6)
+            assert new.data == list(range(1, 7))
+        assert old.data == [0]

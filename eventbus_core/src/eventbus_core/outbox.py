@@ -49,9 +49,23 @@ class Queue:
         size: their bytes.
         accepted, published: how many events came in and went out so far.
         over: whether its node is gone, and another queue has taken over what was in it.
+        later: while some of its events are on their way to the broker, what to do once it is known whether they come
+            back; else ``None``.
     """
 
-    __slots__ = ("_marks", "accepted", "events", "node", "over", "published", "queued", "room", "session", "size")
+    __slots__ = (
+        "_marks",
+        "accepted",
+        "events",
+        "later",
+        "node",
+        "over",
+        "published",
+        "queued",
+        "room",
+        "session",
+        "size",
+    )
 
     def __init__(self, session: Outgoing, node: str | None) -> None:
         self.session = session
@@ -62,6 +76,7 @@ class Queue:
         self.published = 0
         self.queued = self.over = False
         self.room: anyio.Event | None = None
+        self.later: list[Callable[[], object]] | None = None
         self._marks: deque[tuple[int, float]] = deque()
 
     def mark(self, number: int, now: float) -> None:
@@ -276,6 +291,10 @@ class Outbox:
                 for node, count in zip(told, receivers[len(taken) :], strict=False):
                     if count == 0:
                         self._sessions.unreachable(node)
+            for queue, _, _ in taken:
+                later, queue.later = queue.later, None
+                for call in later or ():
+                    call()
             self._advance()
             await self._gather()
 
@@ -324,6 +343,7 @@ class Outbox:
                 told = notes.pop(queue.node, []) if queue.node is not None else []
                 frames.append(session.pack(events, size, told, now))
                 taken.append((queue, events, since))
+                queue.later = []
                 left -= size
             if queue.events:
                 queue.mark(queue.accepted, now)
