@@ -156,7 +156,7 @@ async def test_g9_after_a_long_stop_nothing_is_handed_out_until_the_lease_is_ver
 
 async def test_g9_a_node_that_lost_its_lease_enters_again_and_keeps_what_nobody_took(uri: str) -> None:
     """Clients claimed elsewhere meanwhile end with ClientTakenOver, the others go on; the application is told."""
-    async with buses(uri, 2, lease=0.6) as (a, b), b.client("kept") as kept, b.client("taken") as taken:
+    async with buses(uri, 2, lease=2.0) as (a, b), b.client("kept") as kept, b.client("taken") as taken:
         told = Hooked()
         b.on_lease_lost(told)
         before = b.stats().incarnation
