@@ -10,7 +10,8 @@ import pytest
 
 import eventbus
 from eventbus import BusClosed, ClientNotFound, ClientTakenOver
-from eventbus_core import Claim, Owner, node_partition
+from eventbus_core import Claim, Frame, Owner, TransportURI, node_partition, register
+from eventbus_memory import MemoryTransport
 from tests.bus.support import DEADLINE, Hooked, Inbox, buses, fence, read, take, tasks, until
 
 ASKING = True
@@ -155,7 +156,7 @@ async def test_g9_after_a_long_stop_nothing_is_handed_out_until_the_lease_is_ver
 
 async def test_g9_a_node_that_lost_its_lease_enters_again_and_keeps_what_nobody_took(uri: str) -> None:
     """Clients claimed elsewhere meanwhile end with ClientTakenOver, the others go on; the application is told."""
-    async with buses(uri, 2, lease=0.6) as (a, b), b.client("kept") as kept, b.client("taken") as taken:
+    async with buses(uri, 2, lease=2.0) as (a, b), b.client("kept") as kept, b.client("taken") as taken:
         told = Hooked()
         b.on_lease_lost(told)
         before = b.stats().incarnation
@@ -229,3 +230,41 @@ async def test_g5_nobody_is_taken_for_dead_while_a_lost_lease_is_being_mended(
         await node.directory.leave()
         await until(lambda: bool(doubtful), "what was held is claimed again")
         assert doubtful == [True]
+
+
+class Gated(MemoryTransport):
+    """Publishes nothing while its gate is shut."""
+
+    def __init__(self, uri: TransportURI, node: str) -> None:
+        super().__init__(uri, node)
+        self.gate = anyio.Event()
+        self.gate.set()
+        self.waiting = False
+
+    async def publish(self, frames: Sequence[Frame]) -> Sequence[int]:
+        self.waiting = not self.gate.is_set()
+        await self.gate.wait()
+        return await super().publish(frames)
+
+
+async def test_g4_what_comes_back_from_a_deaf_owner_goes_to_the_new_one_before_what_is_sent_later() -> None:
+    """The word of the new owner comes while the write to the former one is under way."""
+    register("gated", Gated)
+    async with buses("gated://tests", 3, close_timeout=0.2) as (a, b, c), a.client("bob", handler=(old := Inbox())):
+        await c.send("bob", "n", 0)
+        await old.got(1)
+        await a._node.transport.leave([node_partition(a.node)])
+        transport = c._node.transport
+        assert isinstance(transport, Gated)
+        transport.gate = anyio.Event()
+        for number in range(1, 6):
+            await c.send("bob", "n", number)
+        await until(lambda: transport.waiting)
+        heard = c.stats().received_events
+        async with b.client("bob", handler=(new := Inbox())):
+            await until(lambda: c.stats().received_events > heard)
+            await c.send("bob", "n", 6)
+            transport.gate.set()
+            await new.got(6)
+            assert new.data == list(range(1, 7))
+        assert old.data == [0]

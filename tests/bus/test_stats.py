@@ -94,7 +94,7 @@ async def test_what_nodes_tell_each_other_and_cannot_be_read_is_refused(uri: str
 
 
 async def test_a_lost_lease_is_counted_once(uri: str) -> None:
-    async with buses(uri, 2, lease=0.6) as (a, b):
+    async with buses(uri, 2, lease=2.0) as (a, b):
         await b._node.directory.leave()  # as if the lease had ended
         await until(lambda: b.stats().leases_lost == 1)
         entered = b.stats().incarnation

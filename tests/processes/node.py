@@ -76,6 +76,11 @@ class Program:
         owner = await self._bus.locate(client)
         return None if owner is None else owner.node
 
+    async def believes(self, client: str) -> str | None:
+        """Return the node that *client* is remembered to be at."""
+        owner = (await self._bus.explain(client)).cached
+        return None if owner is None else owner.node
+
     async def _read(self, client: Client) -> None:
         try:
             async for event in client:

@@ -191,6 +191,11 @@ async def test_g8_a_client_of_a_stopped_process_is_claimed_elsewhere(redis_uri: 
         assert await c.send("bob", range(1, 21)) == {}
         await b.claim("bob")
         print(f"\nSIGSTOP: claimed after {monotonic() - stopped:.3f} s")
+
+        async def c_knows() -> bool:  # until then it sends to the hung process: the limit of G8
+            return bool(await c.ask("believes", client="bob") == "b")
+
+        await until(c_knows, "c hears of the new owner")
         assert await c.send("bob", range(21, 41)) == {}
         await until(lambda: 40 in b.handled("bob"), "the last event reaches the new owner")
         assert a.handled("bob") == [0]

@@ -179,7 +179,7 @@ class Life:
 
     async def _wind_up(self) -> None:
         """Give up what this node holds, see off or report every event that it has taken in, and take in no more."""
-        self.node.presence.say(NODE_LEFT)
+        self.node.presence.say(NODE_LEFT, died=False)
         self.node.ownership.end()
         for holding in list(self.node.ownership.clients.values()):
             self.node.ownership.drop(holding)
@@ -222,6 +222,7 @@ class Life:
             self._tick,
             self._keep_lease,
             self._come_in,
+            self.node.presence.watch,
             *self.node.ownership.runners(),
             *self.node.early,
         ]
@@ -249,6 +250,7 @@ class Life:
             if lost:
                 self.node.router.trust_after = monotonic() + self.node.options.lease
                 self.node.on_lease_lost.emit()
+                self.node.presence.say(NODE_JOINED)
 
 
 @contextmanager

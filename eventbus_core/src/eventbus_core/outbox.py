@@ -49,9 +49,23 @@ class Queue:
         size: their bytes.
         accepted, published: how many events came in and went out so far.
         over: whether its node is gone, and another queue has taken over what was in it.
+        later: while some of its events are on their way to the broker, what to do once it is known whether they come
+            back; else ``None``.
     """
 
-    __slots__ = ("_marks", "accepted", "events", "node", "over", "published", "queued", "room", "session", "size")
+    __slots__ = (
+        "_marks",
+        "accepted",
+        "events",
+        "later",
+        "node",
+        "over",
+        "published",
+        "queued",
+        "room",
+        "session",
+        "size",
+    )
 
     def __init__(self, session: Outgoing, node: str | None) -> None:
         self.session = session
@@ -62,6 +76,7 @@ class Queue:
         self.published = 0
         self.queued = self.over = False
         self.room: anyio.Event | None = None
+        self.later: list[Callable[[], object]] | None = None
         self._marks: deque[tuple[int, float]] = deque()
 
     def mark(self, number: int, now: float) -> None:
@@ -140,7 +155,7 @@ class Outbox:
         self._queues: dict[Partition, Queue] = {}
         self._ready: list[Queue] = []
         self._held_up: dict[Queue, None] = {}
-        self._under_way: list[tuple[Queue, list[bytes]]] = []
+        self._under_way: list[tuple[Queue, list[bytes], float]] = []
         self._probes: list[Frame] = []
         self._wake = anyio.Event()
         self._progress: anyio.Event | None = None
@@ -252,7 +267,7 @@ class Outbox:
     def give_up(self) -> list[Event]:
         """Take out all that the broker has not confirmed: nothing more will be written."""
         under_way, self._under_way = self._under_way, []
-        left = [event for _, events in under_way for event in events]
+        left = [event for _, events, _ in under_way for event in events]
         for queue in self._queues.values():
             left += queue.drain()
         return [decode_event(event) for event in left]
@@ -287,6 +302,10 @@ class Outbox:
                 for node, count in zip(told, receivers[len(taken) :], strict=False):
                     if count == 0:
                         self._sessions.unreachable(node)
+            for queue, _, _ in taken:
+                later, queue.later = queue.later, None
+                for call in later or ():
+                    call()
             self._advance()
             await self._gather()
 
@@ -335,6 +354,7 @@ class Outbox:
                 told = notes.pop(queue.node, []) if queue.node is not None else []
                 frames.append(session.pack(events, size, told, now))
                 taken.append((queue, events, since))
+                queue.later = []
                 left -= size
             if queue.events:
                 queue.mark(queue.accepted, now)

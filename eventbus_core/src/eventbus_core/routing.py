@@ -212,9 +212,12 @@ class Router:
         known = self.remembered.get(client)
         if known is not None and known.epoch > owner.epoch:
             return known
+        queue = self.outbox.queue(node_partition(owner.node), owner.node)
+        if known is not None and known.queue is not queue and known.queue.later is not None:
+            known.queue.later.append(lambda: self.remember(client, owner))  # what comes back goes before the rest
+            return known
         if len(self.remembered) >= self.options.owner_cache:
             del self.remembered[next(iter(self.remembered))]
-        queue = self.outbox.queue(node_partition(owner.node), owner.node)
         route = self.remembered[client] = Route(queue, owner.epoch, owner.incarnation)
         if known is not None and known.queue is not queue:
             self._move(client, known.queue, route)
