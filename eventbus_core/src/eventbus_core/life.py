@@ -233,6 +233,7 @@ class Life:
             await anyio.sleep(TICK)
             now = monotonic()
             self.node.mailboxes.tend(now)
+            self.node.sessions.ease = self.node.mailboxes.ease
             self.node.delivery.tend(now)
             self.node.outbox.tend(now)
             for holding in [holding for holding, until in self.node.lingering.items() if until < now]:

@@ -15,6 +15,9 @@ from eventbus_core.options import BusOptions, Overflow
 from eventbus_core.session import Ticket
 
 LOCAL_CHUNK: Final = 256
+LATE: Final = 0.25
+"""An event that waits for this part of ``laggard_timeout`` is late."""
+LEAST_EASE: Final = 1 / 32
 MAILBOX_FULL: Final = "mailbox full"
 EXPIRED: Final = "expired"
 NOTHING: Final[Iterator[Event]] = iter(())
@@ -50,6 +53,7 @@ class Mailboxes:
         lead, room: how many events of this node, and how many bytes, may wait before local senders do.
         now: the time, as of the last tick.
         fresh_until: until when nobody else can own our clients, see :meth:`stale`.
+        ease: the part of their windows that senders get: less than 1 while every consumer of this node is slow.
         busy: those whose consumers have not yet handled all.
         dropped: events dropped by all of them so far.
         on_dropped: called with events that were dropped, the node that sent them, if another, and the reason.
@@ -62,6 +66,8 @@ class Mailboxes:
         self.now = now
         self.fresh_until = now + options.lease / 2
         self.on_dropped = on_dropped
+        self.ease = 1.0
+        self._rested_at = now
         self._frozen: dict[Mailbox, None] | None = None
         self.busy: set[Mailbox] = set()
         self.dropped = 0
@@ -100,10 +106,19 @@ class Mailboxes:
             mailbox.wake()
 
     def tend(self, now: float) -> None:
-        """Let no mailbox hold back the credit of its senders for longer than ``laggard_timeout``."""
+        """
+        Let no mailbox hold back the credit of its senders for longer than ``laggard_timeout``.
+
+        Where events are late and no consumer has caught up for as long, the node itself is slow: then
+        its senders get less to be ahead by, before all of its mailboxes are taken for laggards.
+        """
         if self.stale():
             return
         self._set_clock(now)
+        late = now - LATE * self.options.laggard_timeout
+        slow = self._rested_at < late and any(mailbox.late(late) for mailbox in self.busy)
+        self.ease = max(self.ease / 2, LEAST_EASE) if slow else min(self.ease * 1.1, 1.0)
+        self.lead = max(1, int(self.ease * min(self.options.local_lead, self.options.mailbox_events)))
         for mailbox in list(self.busy):
             mailbox.stop_holding_up(now - self.options.laggard_timeout)
 
@@ -114,6 +129,7 @@ class Mailboxes:
     def rest(self, mailbox: Mailbox) -> None:
         """Say that *mailbox* holds nothing unhandled any more."""
         self.busy.discard(mailbox)
+        self._rested_at = self.now
         if self._handled is not None:
             self._handled.set()
             self._handled = None
@@ -273,6 +289,11 @@ class Mailbox:
                 chunk.settle()
             self._keep_bounds()
             self._let_in()
+
+    def late(self, before: float) -> bool:
+        """Return whether the oldest event came before that time, and senders are to wait for it."""
+        oldest = self._current or (self._chunks[0] if self._chunks else None)
+        return oldest is not None and oldest.since < before and not self._lagging
 
     def let_go(self) -> None:
         """Hold up no sender from now on: nobody consumes for the time being."""

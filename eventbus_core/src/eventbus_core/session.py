@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple, Protocol
 
 from eventbus_core.losses import Gap
-from eventbus_core.transport import Frame, Partition
+from eventbus_core.transport import Frame, Partition, node_partition
 from eventbus_core.wire import Header, Note, pack
 
 GRANT: Final = "grant"
@@ -36,7 +36,7 @@ MISSING: Final = "missing"
 GONE: Final = "gone"
 LEFT: Final = "left"
 
-FIRST_WINDOW: Final = 256 * 1024
+FIRST_WINDOW: Final = 128 * 1024
 SILENCE: Final = 0.2
 """If nobody answers for so many seconds, nobody is taken to listen."""
 SUSPICION: Final = 3.0
@@ -53,6 +53,7 @@ class SessionContext(Protocol):
     node: str
     incarnation: int
     window: int
+    narrowed: int
     patience: float
     hold_back_size: int
     duplicates: int
@@ -293,6 +294,7 @@ class Incoming:
         self.partition = header.partition
         self.expected = expected
         self.closed = False
+        self._addressed = header.partition == node_partition(context.node)
         self._end = header.position if expected == header.first else 0
         self._unhandled = 0
         self._granted = 0
@@ -361,7 +363,7 @@ class Incoming:
         self._unhandled -= ticket.size
         while self._open and self._open[0].done:
             self._open.popleft()
-        if self._upto() - self._granted >= self._context.window // 2:
+        if self._upto() - self._granted >= self._window() // 2:
             self.grant()
 
     def grant(self) -> None:
@@ -392,7 +394,11 @@ class Incoming:
         return self._open[0].first if self._open else self.expected
 
     def _upto(self) -> int:
-        return self._end - self._unhandled + self._context.window
+        return self._end - self._unhandled + self._window()
+
+    def _window(self) -> int:
+        # What goes to many is not slowed down by one: a laggard is left behind there.
+        return self._context.narrowed if self._addressed else self._context.window
 
     def _deliver(self, header: Header, body: memoryview, since: float) -> Ready:
         size = len(body)
