@@ -217,7 +217,7 @@ class Outbox:
 
     async def settled(self) -> None:
         """Wait until the broker has taken everything, also what nodes tell each other."""
-        while self._writing or self._ready or self._probes or self._sessions.notes or self._sessions.resend:
+        while self._writing or not self._idle():
             await self._advanced()
 
     async def flush(self) -> None:
@@ -233,13 +233,15 @@ class Outbox:
     async def run(self) -> None:
         """Write for ever."""
         while True:
-            frames, taken, told = self._take()
-            if not frames:
+            if self._idle():
                 self._writing = False
                 self._advance()
                 self._wake = type(self._wake)()  # as anyio.Event() does, for a tenth of the time
                 await self._wake.wait()
                 self._writing = True
+                continue
+            frames, taken, told = self._take()
+            if not frames:  # all are out of credit
                 continue
             receivers = await self._publish(frames)
             self.frames += len(frames)
@@ -258,6 +260,10 @@ class Outbox:
         if self._progress is not None:
             self._progress.set()
             self._progress = None
+
+    def _idle(self) -> bool:
+        """Return whether there is nothing to write."""
+        return not (self._ready or self._probes or self._sessions.notes or self._sessions.resend)
 
     async def _advanced(self) -> None:
         self._progress = self._progress or anyio.Event()
