@@ -141,6 +141,13 @@ class Outbox:
         """Return whether a sender should wait for room before it adds anything to *queue*."""
         return queue.size >= self._limit
 
+    def offer(self, queue: Queue, event: bytes) -> bool:
+        """Accept an encoded *event* if there is room; return whether there was."""
+        if queue.size >= self._limit:
+            return False
+        self.add(queue, event)
+        return True
+
     def add(self, queue: Queue, event: bytes) -> None:
         """Accept an encoded *event*; never refuses and never waits."""
         queue.events.append(event)
