@@ -36,6 +36,7 @@ class HandlerContext:
         failed: called with the event and the exception when a handler raises.
         lost: called with the name of a handler and its :class:`Dropped` or :class:`Gap`.
         is_open: returns whether the bus is open.
+        attended: whether whoever fills mailboxes now calls :meth:`work` in the end.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class HandlerContext:
         self.failed = failed
         self.lost = lost
         self.is_open = is_open
+        self.attended = False
         self._ready: deque[Handler] = deque()
         self._retiring: set[Handler] = set()
         self._retired = anyio.Event()
@@ -69,6 +71,23 @@ class HandlerContext:
     def ready(self, handler: Handler) -> None:
         """Have the plain function of *handler* called soon for what is in its mailbox."""
         self._ready.append(handler)
+        if not self.attended:
+            self._call_soon()
+
+    def work(self) -> None:
+        """
+        Call plain functions for what is in their mailboxes now, ``EVENTS_PER_TURN`` times at the most, the rest soon.
+
+        Who fills mailboxes from within a task of the bus saves the switch to another, and finds the events in the
+        cache of the processor.
+        """
+        left = EVENTS_PER_TURN
+        while self._ready and left > 0:
+            left -= self._ready.popleft().take_turn(left)
+        if self._ready:
+            self._call_soon()
+
+    def _call_soon(self) -> None:
         if self._more is not None:
             self._more.set()
             self._more = None
@@ -92,16 +111,13 @@ class HandlerContext:
             await self._retired.wait()
 
     async def _run(self) -> None:
-        """Call plain functions for ever, up to ``EVENTS_PER_TURN`` times between two chances for others."""
-        left = EVENTS_PER_TURN
+        """Call plain functions for ever, with a chance for others in between."""
         while True:
             if not self._ready:
                 self._more = anyio.Event()
                 await self._more.wait()
-                continue
-            left -= self._ready.popleft().take_turn(left)
-            if left <= 0:
-                left = EVENTS_PER_TURN
+            self.work()
+            if self._ready:
                 await checkpoint()
 
 

@@ -136,7 +136,9 @@ class LocalNode:
             self.router, self.ownership, self.requests, self.on_undeliverable.emit, self.stats, asking
         )
         namesake = asking.namesake if asking else lambda _incarnation: None
-        self.delivery = Delivery(self.router, self.sessions, transport, self.on_gap.emit, namesake, self._doubt)
+        self.delivery = Delivery(
+            self.router, self.handler_context, self.sessions, transport, self.on_gap.emit, namesake, self._doubt
+        )
         if asking is not None:
             asking.tell_all, asking.tell_node = self.router.tell_all, self.router.tell_node
             asking.superseded = self.ownership.supersede

@@ -178,6 +178,13 @@ class Outbox:
         """Return whether a sender should wait for room before it adds anything to *queue*."""
         return queue.size >= self._limit
 
+    def offer(self, queue: Queue, event: bytes) -> bool:
+        """Accept an encoded *event* if there is room; return whether there was."""
+        if queue.size >= self._limit:
+            return False
+        self.add(queue, event)
+        return True
+
     def add(self, queue: Queue, event: bytes) -> None:
         """Accept an encoded *event*; never refuses and never waits."""
         queue.events.append(event)
@@ -255,7 +262,7 @@ class Outbox:
 
     async def settled(self) -> None:
         """Wait until the broker has taken everything, also what nodes tell each other."""
-        while self._writing or self._ready or self._probes or self._sessions.notes or self._sessions.resend:
+        while self._writing or not self._idle():
             await self._advanced()
 
     async def flush(self) -> None:
@@ -279,13 +286,15 @@ class Outbox:
     async def run(self) -> None:
         """Write for ever."""
         while True:
-            frames, taken, told = self._take()
-            if not frames:
+            if self._idle():
                 self._writing = False
                 self._advance()
                 self._wake = type(self._wake)()  # as anyio.Event() does, for a tenth of the time
                 await self._wake.wait()
                 self._writing = True
+                continue
+            frames, taken, told = self._take()
+            if not frames:  # all are out of credit
                 continue
             self._under_way = taken
             receivers = await self._publish(frames)
@@ -313,6 +322,10 @@ class Outbox:
         if self._progress is not None:
             self._progress.set()
             self._progress = None
+
+    def _idle(self) -> bool:
+        """Return whether there is nothing to write."""
+        return not (self._ready or self._probes or self._sessions.notes or self._sessions.resend)
 
     async def _advanced(self) -> None:
         self._progress = self._progress or anyio.Event()

@@ -20,7 +20,7 @@ from msgspec.structs import replace
 
 from eventbus_core.asking import AskingDirectory
 from eventbus_core.errors import ClientNotFound, TransportUnavailable
-from eventbus_core.event import Event, copy_event, decode_event, encode_event
+from eventbus_core.event import Event, copy_event, decode_event, encode_event, encode_unread
 from eventbus_core.losses import Undeliverable
 from eventbus_core.mailbox import Mailbox
 from eventbus_core.names import EVERYONE, NODE_SIGN, RESERVED, check_address, check_client, node_address
@@ -135,9 +135,8 @@ class Router:
                 self.local += 1
                 mailbox.add(event, size)
                 return None
-        elif route is not None and not self.outbox.full(route.queue):
+        elif route is not None and self.outbox.offer(route.queue, encode_unread(event)):
             self.accepted += 1
-            self.outbox.add(route.queue, encode_event(event))
             return None
         return self._send_slowly(event, size)
 
@@ -326,7 +325,7 @@ class Router:
         if self._obstacle(receivers, queue) is not None:
             return self._spread_later(event, size, queue, indexes)
         if queue is not None:
-            self.outbox.add(queue, encode_event(event))
+            self.outbox.add(queue, encode_unread(event))
         self.accepted += 1
         self.local += len(receivers)
         for mailbox in receivers:
