@@ -12,7 +12,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from eventbus_core.delivery import NODE_UNREACHABLE
-from eventbus_core.errors import BusClosed, ClientTakenOver, TransportUnavailable
+from eventbus_core.errors import BusClosed, ClientTakenOver, EventBusError, TransportUnavailable
 from eventbus_core.names import RESERVED
 from eventbus_core.node import LocalNode
 from eventbus_core.presence import CLIENT_CLAIMED, CLIENT_RELEASED, NODE_JOINED, NODE_LEFT
@@ -209,7 +209,7 @@ class Life:
         with anyio.move_on_after(LEAVE_TIMEOUT, shield=True):
             try:
                 await self.node.ownership.leave()
-            except TransportUnavailable as error:
+            except EventBusError as error:
                 logger.warning("node %s could not leave, its lease will end: %s", self.node.id, error)
 
     def _services(self) -> list[Service]:

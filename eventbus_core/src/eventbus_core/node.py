@@ -38,6 +38,7 @@ from eventbus_core.options import BusOptions
 from eventbus_core.outbox import Outbox
 from eventbus_core.ownership import Holding, Ownership
 from eventbus_core.presence import CLIENT_CLAIMED, CLIENT_RELEASED, CLIENT_TAKEN_OVER, Presence
+from eventbus_core.refusals import Refusals
 from eventbus_core.requests import Requests
 from eventbus_core.routing import NO_HANDLER, Route, Router, Wait
 from eventbus_core.sessions import Sessions
@@ -52,7 +53,6 @@ logger = logging.getLogger("eventbus")
 TICK: Final = 0.05
 LEAVE_TIMEOUT: Final = 2.0
 SETTLE_TIMEOUT: Final = 4.0
-OWN_EVENT: Final = "own event"
 
 
 Headers: TypeAlias = Mapping[str, str]
@@ -101,6 +101,7 @@ class LocalNode:
             self.mailboxes, self._start, self._handler_failed, self.lost, lambda: self.open
         )
         self.handlers: dict[Handler, None] = {}
+        self.refusals = Refusals()
         self.requests = Requests(options.max_requests)
         self.ownership = Ownership(
             self.directory,
@@ -133,11 +134,18 @@ class LocalNode:
             lambda event: self.exchange.take(event),
         )
         self.exchange = Exchange(
-            self.router, self.ownership, self.requests, self.on_undeliverable.emit, self.stats, asking
+            self.router, self.ownership, self.requests, self.on_undeliverable.emit, self.stats, asking, self.refusals
         )
         namesake = asking.namesake if asking else lambda _incarnation: None
         self.delivery = Delivery(
-            self.router, self.handler_context, self.sessions, transport, self.on_gap.emit, namesake, self._doubt
+            self.router,
+            self.handler_context,
+            self.sessions,
+            transport,
+            self.on_gap.emit,
+            namesake,
+            self._doubt,
+            self.refusals,
         )
         if asking is not None:
             asking.tell_all, asking.tell_node = self.router.tell_all, self.router.tell_node
@@ -204,8 +212,8 @@ class LocalNode:
 
     def publish(self, source: str, topic: str, data: object, headers: Headers | None) -> Wait:
         """Publish to a topic, in the name of *source*."""
-        address = topic_address(check_topic(topic))
-        return self.router.publish(topic, *self._event(source, address, topic, data, headers))
+        topic = check_topic(topic)
+        return self.router.publish(topic, *self._event(source, topic_address(topic), topic, data, headers))
 
     def broadcast(self, source: str, type: str, data: object, headers: Headers | None, *, include_self: bool) -> Wait:
         """Send to every node, in the name of *source*."""
@@ -311,6 +319,7 @@ class LocalNode:
         """End *holding* for *reason*; does nothing on successive calls."""
         if holding.ended is None:
             holding.end(reason)
+            self.exchange.settle_handover(holding.handover)
             for pattern in holding.patterns or ():
                 self.subscriptions.unsubscribe(pattern, holding.mailbox)
             self.lingering.pop(holding, None)
@@ -394,7 +403,7 @@ class LocalNode:
             missed=sessions.missed,
             dropped=self.mailboxes.dropped,
             stale=sessions.stale,
-            refused=dict(delivery.refused) | ({OWN_EVENT: self.exchange.failed} if self.exchange.failed else {}),
+            refused=dict(self.refusals.counts),
             handler_failures=self._handler_failures,
             write_failures=outbox.failures,
             waits=outbox.waits,
@@ -429,6 +438,8 @@ class LocalNode:
         """Return a new event and the size of its data; it is encoded now, so that later changes do not reach it."""
         if not self.open:
             raise not_open()
+        if target.__class__ is not str:
+            target = check_address(target)
         raw = encode_data(data, self._largest)
         text, size = None, len(raw)
         if headers is not None:

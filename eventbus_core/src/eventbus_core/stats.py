@@ -38,8 +38,8 @@ class Stats:
         missed: events that other nodes sent and that are lost for good.
         dropped: events dropped from full mailboxes.
         stale: frames of former incarnations, dropped.
-        refused: frames dropped, by the kind of their fault; as kind ``own event``, what nodes tell each other and
-            could not be read.
+        refused: frames dropped, by the kind of their fault; as ``own event``, what nodes tell each other and could
+            not be read.
         handler_failures: how often a handler raised.
         write_failures: writes that the transport failed; they were made again.
         waits: how often a sender had to wait for room.

@@ -47,7 +47,7 @@ class Connection:
     async def _read(self, text: str | bytes) -> None:
         try:
             request = decode(text)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             await self._tell("refused", text=str(error))
             return
         if isinstance(request, Say):
