@@ -91,10 +91,12 @@ class Life:
         finally:
             self.node.open = False
             self.node.waits.end()
-            with anyio.move_on_after(LEAVE_TIMEOUT, shield=True):
-                if self.node.opened and not self._crashed:
-                    await self._wind_up()
-            scope.cancel()
+            try:
+                with anyio.move_on_after(LEAVE_TIMEOUT, shield=True):
+                    if self.node.opened and not self._crashed:
+                        await self._wind_up()
+            finally:
+                scope.cancel()
 
     async def _enter(self) -> None:
         await self.node.ownership.enter()
