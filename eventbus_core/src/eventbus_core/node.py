@@ -205,7 +205,9 @@ class LocalNode:
         """Send to a client or a node, in the name of *source*."""
         # Nearly every event goes this way: through _event, Router.send, and Mailbox.add or Outbox.add. So there is
         # one look-up for the client and one for the route, and nothing is awaited that need not wait.
-        route = self._route(target)
+        if target.__class__ is not str:
+            target = check_address(target)
+        route = self.router.remembered.get(target)
         until = None if expires is None else time() + expires
         event, size = self._event(source, target, check_topic(type), data, headers, route, until)
         return self.router.send(event, size, route)
@@ -240,7 +242,9 @@ class LocalNode:
     async def _request(
         self, source: str, target: str, type: str, data: object, timeout: float, headers: Headers | None
     ) -> Event:
-        route = self._route(target)
+        if target.__class__ is not str:
+            target = check_address(target)
+        route = self.router.remembered.get(target)
         event, size = self._event(source, target, type, data, headers, route, None, self.router.address)
         pending = self.requests.open(event.id)
         try:
@@ -256,7 +260,7 @@ class LocalNode:
         """Answer *request*, in the name of *source*."""
         if request.reply_to is None:
             raise EventBusError(f"{request!r} is no request: its sender waits for no answer; use send")
-        route = self._route(request.reply_to)
+        route = self.router.remembered.get(request.reply_to)
         event, size = self._event(source, request.reply_to, request.type, data, headers, route, None, None, request.id)
         return self.router.send(event, size, route)
 
@@ -438,8 +442,6 @@ class LocalNode:
         """Return a new event and the size of its data; it is encoded now, so that later changes do not reach it."""
         if not self.open:
             raise not_open()
-        if target.__class__ is not str:
-            target = check_address(target)
         raw = encode_data(data, self._largest)
         text, size = None, len(raw)
         if headers is not None:
@@ -450,12 +452,6 @@ class LocalNode:
         epoch = 0 if route is None else route.epoch
         next_id = self.router.next_id
         return Event(type, source, target, next_id(), Raw(raw), text, epoch, 0, None, reply_to, answers, expires), size
-
-    def _route(self, target: str) -> Route | None:
-        """Return the way to *target*, if it is known to be elsewhere."""
-        if target.__class__ is not str:
-            check_address(target)
-        return self.router.remembered.get(target)
 
     @property
     def state(self) -> str:

@@ -32,14 +32,14 @@ class Stats:
         received_events: events taken in from other nodes.
         received_frames: frames of other nodes.
         forwarded: events passed on to where their client had moved.
-        undeliverable: events accepted here that were reported as handled by nobody.
+        undeliverable: events reported to their senders as handled by nobody.
         duplicates: events removed since they had come before.
         repaired: frames sent again to those who missed them.
         missed: events that other nodes sent and that are lost for good.
         dropped: events dropped from full mailboxes.
         stale: frames of former incarnations, dropped.
-        refused: frames dropped, by the kind of their fault; as ``own event``, what nodes tell each other and could
-            not be read.
+        refused: frames dropped, by the kind of their fault; as kind ``own event``, what nodes tell each other and
+            could not be read.
         handler_failures: how often a handler raised.
         write_failures: writes that the transport failed; they were made again.
         waits: how often a sender had to wait for room.
