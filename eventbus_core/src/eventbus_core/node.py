@@ -104,7 +104,7 @@ class LocalNode:
             options,
             self.id,
             self.link,
-            self.mailboxes.verified,
+            self._verified,
             lambda holding: self.exchange.took_over(holding),
             self.end,
         )
@@ -137,7 +137,7 @@ class LocalNode:
         if asking is not None:
             asking.tell_all, asking.tell_node = self.router.tell_all, self.router.tell_node
             asking.superseded = self.ownership.supersede
-        self.presence = Presence(self.router)
+        self.presence = Presence(self.router, self.link)
         self._handler_failures = 0
         self.lingering: dict[Holding, float] = {}
         self._answer = anyio.Event()
@@ -167,6 +167,11 @@ class LocalNode:
         """Hand nothing out until the directory has confirmed our clients: for a while we did not hear of others."""
         self.mailboxes.doubt()
         self.ownership.hurry()
+
+    def _verified(self) -> None:
+        """By the directory's word our lease holds, and the clients that we hold are ours."""
+        self.mailboxes.verified()
+        self.presence.renewed()
 
     def _answered(self) -> None:
         self._answer.set()
