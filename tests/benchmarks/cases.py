@@ -20,6 +20,7 @@ EVERY: Final = (
     "channels-core",
     "nats",
 )
+RIVALS: Final = ("eventbus", "redis-py-batched", "broadcaster", "litestar", "nats")
 FASTEST: Final = ("eventbus", "redis-py-batched", "nats")
 BUS: Final = ("eventbus",)
 MEMORY: Final = ("eventbus-memory",)
@@ -56,16 +57,30 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Scenario(msgspec.Struct, frozen=True):
-    """A question, the cases that answer it, and the sides that are asked."""
+    """
+    A question, the cases that answer it, and the sides that are asked.
+
+    Attributes:
+        reps: runs of each case on each side, if no other number is asked for.
+        seconds: for which each sends.
+    """
 
     name: str
     question: str
     peers: tuple[str, ...]
     cases: tuple[Case, ...]
+    reps: int = 3
+    seconds: float = 1.0
 
 
-def _scenario(name: str, question: str, peers: tuple[str, ...], *cases: Case) -> Scenario:
-    return Scenario(name, question, peers, cases)
+def _scenario(
+    name: str, question: str, peers: tuple[str, ...], *cases: Case, reps: int = 3, seconds: float = 1.0
+) -> Scenario:
+    return Scenario(name, question, peers, cases, reps, seconds)
+
+
+# What decides: five runs of two seconds each.
+_LONG: Final[dict[str, Any]] = {"reps": 5, "seconds": 2.0}
 
 
 def _scenarios() -> Iterator[Scenario]:
@@ -74,17 +89,37 @@ def _scenarios() -> Iterator[Scenario]:
         "3 nodes, 15 clients: every node sends to all clients in turn",
         EVERY,
         Case(scenario="seed", traffic="addressed"),
+        **_LONG,
     )
     yield _scenario(
-        "broadcast", "every node sends to all nodes", EVERY, Case(scenario="broadcast", traffic="broadcast")
+        "broadcast",
+        "every node sends to all nodes",
+        EVERY,
+        Case(scenario="broadcast", traffic="broadcast"),
+        **_LONG,
     )
-    yield _scenario("topic", "one topic, 5 subscribers on each node", EVERY, Case(scenario="topic", traffic="topic"))
+    yield _scenario(
+        "topic",
+        "one topic, 5 subscribers on each node",
+        RIVALS,
+        Case(scenario="topic", traffic="topic"),
+        **_LONG,
+    )
     yield _scenario(
         "hot",
         "all nodes send to the clients of one, which sends too (busy) or not",
         FASTEST,
         Case(scenario="hot", traffic="hot", variant="receives only"),
         Case(scenario="hot", traffic="busy", variant="busy"),
+        **_LONG,
+    )
+    yield _scenario(
+        "steady",
+        "the seed's case for longer: memory while saturated",
+        BUS,
+        Case(scenario="steady", traffic="addressed"),
+        reps=1,
+        seconds=12.0,
     )
     yield _scenario(
         "handlers",
@@ -98,14 +133,16 @@ def _scenarios() -> Iterator[Scenario]:
     yield _scenario(
         "latency",
         "one event every 2 ms to a client of another node",
-        EVERY,
+        ("eventbus", "redis-py", "redis-py-batched", "broadcaster", "nats"),
         Case(scenario="latency", traffic="paced", senders=1),
+        **_LONG,
     )
     yield _scenario(
         "request",
         "requests to clients of another node, so many at a time",
         ("eventbus", "redis-py", "nats"),
         *(Case(scenario="request", traffic="request", variant=f"{n} at a time", senders=n) for n in (1, 64)),
+        **_LONG,
     )
     yield _scenario(
         "memory",
@@ -135,7 +172,12 @@ def _scenarios() -> Iterator[Scenario]:
         ("eventbus", "redis-py", "redis-py-batched"),
         *(
             Case(
-                scenario="sizes", traffic="across", variant=size_name(n), size=n, options={"max_event_size": 2 * 2**20}
+                scenario="sizes",
+                traffic="across",
+                variant=size_name(n),
+                size=n,
+                senders=128 if n <= 4096 else 16,
+                options={"max_event_size": 2 * 2**20},
             )
             for n in SIZES
         ),

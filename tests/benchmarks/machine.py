@@ -15,6 +15,7 @@ import msgspec
 
 ROUNDS: Final = 300
 CALM: Final = 0.1  # of a core
+LOOK: Final = 0.3
 
 
 def describe() -> str:
@@ -50,11 +51,11 @@ def busy() -> float:
 def wait_until_calm(limit: float) -> None:
     """Wait until nothing else uses the machine, for at most *limit* seconds."""
     end = monotonic() + limit
-    calm = 0
-    while calm < 2 and monotonic() < end:
+    calm = False
+    while not calm and monotonic() < end:
         before = busy()
-        sleep(0.5)
-        calm = calm + 1 if busy() - before < CALM / 2 else 0
+        sleep(LOOK)
+        calm = busy() - before < CALM * LOOK
 
 
 class Speed(Thread):

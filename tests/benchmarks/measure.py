@@ -17,9 +17,9 @@ from eventbus_core.cli.demo.latency import Histogram
 from tests.benchmarks.brokers import Broker, broker
 from tests.benchmarks.cases import Case
 from tests.benchmarks.machine import Speed, busy, describe, versions
-from tests.benchmarks.peers import load_peer
+from tests.benchmarks.peers import MODULE_NAMES, load_peer
 from tests.benchmarks.record import SHARES, Record
-from tests.benchmarks.worker import Account, Setup, main
+from tests.benchmarks.worker import Account, Setup, Worker, main
 
 LIMIT: Final = 120.0
 HEAD_START: Final = 200_000_000
@@ -35,7 +35,8 @@ class Workers:
     """The processes of a run; phases are gone through by all of them at once."""
 
     def __init__(self, stack: ExitStack, setups: Sequence[Setup]) -> None:
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context("forkserver")  # which has imported everything once
+        context.set_forkserver_preload([Worker.__module__, *MODULE_NAMES])
         self._connections: list[Connection] = []
         self._limit = monotonic() + LIMIT
         for setup in setups:

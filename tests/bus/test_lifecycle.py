@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
@@ -300,6 +301,33 @@ async def test_closing_lets_what_was_accepted_be_handled(uri: str) -> None:
         assert far.data == list(range(500))
 
 
+@pytest.mark.parametrize("how", ["once", "off", "client"])
+@pytest.mark.parametrize("late", [False, True], ids=["async", "plain that returns an awaitable"])
+async def test_closing_waits_for_handlers_at_work_that_get_no_more(uri: str, how: str, late: bool) -> None:
+    """A handler for one event, one that was taken off, and that of a client that was left finish what they are at."""
+    begun, finished = anyio.Event(), anyio.Event()
+
+    async def work(event: Event) -> None:
+        begun.set()
+        for _ in range(20):
+            await anyio.sleep(0.001)
+        finished.set()
+
+    handler: Any = (lambda event: work(event)) if late else work
+    async with buses(uri, 1) as (bus,):
+        if how == "client":
+            async with bus.client("bob", handler=handler):
+                await bus.send("bob", "n")
+                await begun.wait()
+        else:
+            (bus.once if how == "once" else bus.on)("n")(handler)
+            await bus.emit("n")
+            await begun.wait()
+            bus.off(handler)
+        assert not finished.is_set()
+    assert finished.is_set()
+
+
 async def test_closing_waits_no_longer_than_it_may(uri: str) -> None:
     """A handler that never returns holds up the end of its bus for ``close_timeout`` at most."""
     async with buses(uri, 1) as (a,):
@@ -314,6 +342,22 @@ async def test_closing_waits_no_longer_than_it_may(uri: str) -> None:
                 before = anyio.current_time()
         assert 0.1 <= anyio.current_time() - before < 2.0
         assert [node.id for node in await a.nodes()] == ["n0"]
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_cancellation_by_asyncio_while_closing_lets_no_task_run_on(uri: str) -> None:
+    """It passes the shields of anyio; the bus closes all the same."""
+
+    async def cancelled_at_the_end_of_its_body() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        async with eventbus.connect(uri, namespace=fresh_namespace()):
+            task.cancel()
+
+    task = asyncio.create_task(cancelled_at_the_end_of_its_body())
+    done, _ = await asyncio.wait([task], timeout=DEADLINE)
+    assert done, "it hangs"
+    assert task.cancelled()
 
 
 async def test_whatever_waits_ends_with_the_bus(uri: str) -> None:

@@ -53,6 +53,34 @@ async def test_delivery_within_a_node_goes_on_without_redis(redis_server: RedisS
         await until(lambda: bus.state == "open")
 
 
+async def test_g5_what_a_closing_bus_gives_up_is_reported(redis_server: RedisServer) -> None:
+    """Events that were accepted and never got to the broker are told to the hook and counted, none in silence."""
+    options = {"lease": 60.0, "close_timeout": 0.2, "send_timeout": 0.3}
+    async with buses(redis_server.uri, 1, **options) as (b,), b.client("bob", handler=(inbox := Inbox())):
+        lost = Hooked()
+        a = eventbus.connect(redis_server.uri, namespace=b.namespace, node="a", **options)
+        a.on_undeliverable(lost)
+        async with a:
+            await a.send("bob", "n", 0)
+            await inbox.got(1)
+            redis_server.kill()
+            for number in range(10):
+                await a.send("bob", f"to.bob.{number}")
+            await until(lambda: a.state == "disconnected")
+            await a.publish("topic.1")
+            await a.broadcast("broadcast.1")
+            with pytest.raises(
+                eventbus.TransportUnavailable, match=r"within 0\.3 s the broker has not taken 12 accepted"
+            ):
+                await a.flush()
+        types = [*(f"to.bob.{number}" for number in range(10)), "topic.1", "broadcast.1"]
+        assert sorted(fate.type for fate in lost) == sorted(types)
+        assert {fate.reason for fate in lost} == {"bus closed"}
+        assert a.stats().undeliverable_by_reason == {"bus closed": 12}
+        redis_server.start()
+        await until(lambda: b.state == "open")
+
+
 async def test_a_send_that_finds_no_room_while_redis_is_away_raises(redis_server: RedisServer) -> None:
     """The outbox holds what fits; then senders wait, and are told after ``send_timeout`` which events were refused."""
     options = {"outbox_size": 4096, "send_timeout": 0.3, "lease": 60.0}

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import eventbus
 from eventbus import Bus, InvalidName
+from eventbus_core import lane_partition
 from tests import strategies
 from tests.bus.support import DEADLINE, Inbox, buses, fence, take
 from tests.model import matches
@@ -329,17 +330,23 @@ async def test_g7_invalid_patterns_are_refused_at_the_edge(uri: str) -> None:
                 await alice.subscribe(pattern)
 
 
-def _lane(topic: str, lanes: int) -> int:
-    return crc32(topic.encode()) % lanes
+async def test_a_bus_says_which_lane_carries_a_topic(uri: str) -> None:
+    """By the rule that every node and every release follows; what is no topic has none."""
+    async with buses(uri, 1, lanes=8) as (bus,):
+        for topic in ("a", "room.acme.cats", "über"):
+            assert bus.partition_of(topic) == lane_partition(crc32(topic.encode()) % 8)
+        for name in ("a.*", "", "$sys.x"):
+            with pytest.raises(InvalidName):
+                bus.partition_of(name)
 
 
 async def test_g1_subscribers_of_a_lane_see_only_their_own_topics(uri: str) -> None:
     """Topics that share a lane do not mix."""
     topics = [f"t{number}" for number in range(300)]
     first = topics[0]
-    mates = [topic for topic in topics if _lane(topic, 64) == _lane(first, 64)]
-    assert len(mates) > 1
     async with buses(uri, 2) as (a, b):
+        mates = [topic for topic in topics if a.partition_of(topic) == a.partition_of(first)]
+        assert len(mates) > 1
         b.on(first)(inbox := Inbox())
         await b.ready()
         for topic in mates:

@@ -115,13 +115,14 @@ def test_a_password_shows_nowhere(backends: Path) -> None:
     assert "secret" not in ended.stderr
 
 
-def test_a_signal_ends_it_without_a_result(backends: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_without_a_result(backends: Path, number: signal.Signals) -> None:
     with start("bench", "apart://", "--nodes", "1", "--seconds", "60", path=backends) as process:
         assert process.stderr is not None
         assert process.stderr.readline() == "opening\n"
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         output, _ = process.communicate(timeout=TIMEOUT)
-    assert (process.returncode, output) == (128 + signal.SIGINT, "")
+    assert (process.returncode, output) == (128 + number, "")
 
 
 def test_a_flaw_in_either_run_is_a_flaw() -> None:

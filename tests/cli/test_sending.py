@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from eventbus_core.cli.lines import read_lines
 from tests.cli.nodes import end_of, two_nodes
+from tests.cli.programs import TIMEOUT
 from tests.servers import RedisServer
 
 MIXED = b'{"id": 1}\n\n{"id":\n{"id": 3}\r\n{"id": 4}'
@@ -139,6 +141,32 @@ async def test_what_was_accepted_is_drained_after_a_signal(redis_uri: str) -> No
             process.terminate()
             assert await end_of(process) == ("", "1 sent\n")
         assert process.returncode == 143
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+async def test_a_signal_in_the_midst_of_a_stream_loses_nothing_of_what_was_accepted(
+    redis_uri: str, number: signal.Signals, status: int
+) -> None:
+    async with two_nodes(redis_uri) as place:
+        with place.start("publish", "order.x", "-", stdin=subprocess.PIPE) as process:
+            assert process.stdin is not None
+            pipe = process.stdin.fileno()
+
+            async def write() -> None:
+                with suppress(OSError):  # it has ended
+                    for line in range(1_000_000):
+                        await anyio.to_thread.run_sync(os.write, pipe, b"%d\n" % line)
+
+            async with anyio.create_task_group() as group:
+                group.start_soon(write)
+                await place.has_handled(100)
+                process.send_signal(number)
+                with anyio.fail_after(TIMEOUT):
+                    await anyio.to_thread.run_sync(process.wait)
+            assert process.stderr is not None
+            sent = int(process.stderr.read().removesuffix(" sent\n").replace(",", ""))
+        assert process.returncode == status
+        assert await place.has_handled(sent) == list(range(sent))
 
 
 async def test_of_an_endless_line_only_a_part_is_kept(tmp_path: Path) -> None:

@@ -113,7 +113,11 @@ async def test_tail_can_be_a_client_but_takes_it_only_if_told_to(redis_uri: str)
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("arguments", [("tail",), ("tail", "--client", "acme/zoe"), ("publish", "order.x", "-")])
+@pytest.mark.parametrize(
+    "arguments",
+    [("tail",), ("tail", "--client", "acme/zoe"), ("publish", "order.x", "-"), ("top",), ("top", "--json")],
+    ids=" ".join,
+)
 async def test_a_signal_ends_it_in_good_order(
     redis_uri: str, arguments: tuple[str, ...], number: signal.Signals, status: int
 ) -> None:
@@ -128,6 +132,7 @@ async def test_a_signal_ends_it_in_good_order(
         assert process.returncode == status
         assert "Traceback" not in errors
         assert {node.id for node in await place.one.nodes()} == before
+        assert await place.one.locate("acme/zoe") is None
 
 
 async def test_ends_well_when_nobody_reads_on(redis_uri: str) -> None:
@@ -150,6 +155,12 @@ def test_a_password_is_never_shown(visit: str) -> None:
     assert ended.returncode == 2
     assert "redis://user:***@127.0.0.1:1/0 cannot be reached" in ended.stderr
     assert "secret" not in ended.stderr + ended.stdout + run(visit.split()[0], "--help").stdout
+
+
+def test_a_visitor_is_never_alone() -> None:
+    ended = run("publish", "order.x", EVENTBUS_URI="redis://127.0.0.1:1/0?wait_for_broker=false")
+    assert ended.returncode == 2
+    assert "cannot be reached" in ended.stderr
 
 
 @pytest.mark.parametrize("visit", VISITS)

@@ -222,9 +222,52 @@ def test_a_restarted_redis_loses_nothing(fleet: list[Gateway], redis_server: Red
         assert addressed == [str(number) for number in range(6)]
 
 
+async def test_a_server_that_is_told_to_stop_drains(fleet: list[Gateway], redis_server: RedisServer) -> None:
+    """What it accepted gets there, and it is off the bus at once, with its clients, not when its lease ends."""
+    one, two, _ = fleet
+    with Visitor(two, "acme", "bob", "cats") as bob, Visitor(one, "acme", "alice", "cats") as alice:
+        bob.sees(server_1={"alice"}, server_2={"bob"}, server_3=set())
+        texts = [f"{number}" for number in range(50)]
+        for number in texts:
+            alice.ask("say", id=number, scope="person", to="bob", text=number)
+            alice.ask("say", id=f"cats-{number}", scope="room", to="cats", text=f"cats {number}")
+        for _ in range(100):
+            assert alice.next("accepted", "refused")["kind"] == "accepted"
+        assert one.stop() in {0, -signal.SIGTERM}
+        assert alice.closed()[0] == 1012
+        async with eventbus.connect(redis_server.uri) as bus:
+            assert "server-1" not in [node.id for node in await bus.nodes()]
+            assert await bus.locate("acme/alice") is None
+        bob.read(*texts, *(f"cats {text}" for text in texts))
+        assert [message["text"] for message in bob.messages if message["scope"] == "person"] == texts
+    assert "Traceback" not in one.log.read_text()
+
+
 def test_without_redis_who_comes_is_told(fleet: list[Gateway], redis_server: RedisServer) -> None:
     redis_server.kill()
     assert turned_away(fleet[0], "acme", "alice") == 1013
+
+
+def test_servers_that_start_before_redis_serve_their_own_and_find_each_other_later(
+    redis_server: RedisServer, tmp_path: Path
+) -> None:
+    redis_server.kill()
+    with (
+        gateways(redis_server.uri, tmp_path, count=2) as (one, two),
+        Visitor(one, "acme", "alice", "cats") as alice,
+        Visitor(one, "acme", "carol", "cats") as carol,
+        Visitor(two, "acme", "bob", "cats") as bob,
+    ):
+        assert alice.state["bus"] == "alone"
+        alice.say("hi", "person", "carol")
+        alice.say("meow", "room", "cats")
+        assert carol.read("hi", "meow") == ["hi", "meow"]
+        assert alice.say("hi", "person", "bob")["later"]
+        redis_server.start()
+        alice.sees(server_1={"alice", "carol"}, server_2={"bob"})
+        alice.say("hello", "person", "bob")
+        alice.say("purr", "room", "cats")
+        assert bob.read("hello", "purr") == ["hello", "purr"]
 
 
 async def test_what_others_on_the_bus_send_does_no_harm(fleet: list[Gateway], redis_server: RedisServer) -> None:

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from eventbus_core.errors import EventBusError, FrameError
 from eventbus_core.event import Event, copy_event
+from eventbus_core.handlers import HandlerContext
 from eventbus_core.histogram import SHORTEST, Spread
 from eventbus_core.losses import Gap, loss_event
 from eventbus_core.mailbox import Mailbox
@@ -65,6 +66,7 @@ class Delivery:
     def __init__(
         self,
         router: Router,
+        handlers: HandlerContext,
         sessions: Sessions,
         transport: Transport,
         on_gap: Callable[[Gap], None],
@@ -75,6 +77,7 @@ class Delivery:
         self.seconds = Spread(SHORTEST)
         self.refused: Counter[str] = Counter()
         self._router = router
+        self._handlers = handlers
         self._sessions = sessions
         self._transport = transport
         self._on_gap = on_gap
@@ -104,7 +107,10 @@ class Delivery:
         try:
             async for item in items:
                 if isinstance(item, Frame):
+                    self._handlers.attended = True
                     self._on_frame(item)
+                    self._handlers.attended = False
+                    self._handlers.work()
                 else:
                     logger.info("frames may have been lost: %s; asking the other nodes", item.reason)
                     self.interruptions += 1
@@ -131,6 +137,9 @@ class Delivery:
 
     def stray(self, event: Event, sender: str | None) -> None:
         """Send *event*, which came from *sender*, after its client: it is here no more."""
+        if self._ownership.alone:
+            self._router.report(event, self._node, CLIENT_GONE)
+            return
         self._strays.append(Stray(event, event.accepted_by(sender or self._node), None))
         self._work.set()
 

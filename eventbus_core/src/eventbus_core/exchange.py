@@ -13,7 +13,7 @@ from eventbus_core.asking import ALIVE, ANSWER, GONE, QUESTION, SUPERSEDED, Aski
 from eventbus_core.errors import EventDataError, RequestFailed
 from eventbus_core.event import Event
 from eventbus_core.losses import Undeliverable
-from eventbus_core.names import is_identifier
+from eventbus_core.names import RESERVED, is_identifier
 from eventbus_core.ownership import Holding, Ownership
 from eventbus_core.requests import Requests
 from eventbus_core.routing import MOVED, UNDELIVERABLE, Moved, Router
@@ -26,6 +26,8 @@ HANDED_OVER: Final = "$sys.handed-over"
 STATS: Final = "$sys.stats"
 FAILURE: Final = "$sys.failure"
 HANDOVER_TIMEOUT: Final = 1.0
+MAX_REASONS: Final = 20
+"""Of different reasons for which events are undeliverable: they come from other nodes, who may say anything."""
 
 
 @attrs.frozen
@@ -152,7 +154,10 @@ class Exchange:
         if fate.type == TAKEN_OVER:
             self._settle_handover(fate.id)
         self._router.forget(fate.target)
-        if not self._requests.settle(fate.id, RequestFailed(fate.target, fate.reason)) and fate.type[:1] != "$":
+        if fate.type[:1] != RESERVED:
+            counts = self._router.undeliverable
+            counts[fate.reason if fate.reason in counts or len(counts) < MAX_REASONS else "other"] += 1
+        if not self._requests.settle(fate.id, RequestFailed(fate.target, fate.reason)) and fate.type[:1] != RESERVED:
             self._on_undeliverable(fate)
 
     def _settle_handover(self, id: str) -> bool:

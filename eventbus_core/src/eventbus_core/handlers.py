@@ -17,6 +17,7 @@ from eventbus_core.errors import EventBusError
 from eventbus_core.event import Event
 from eventbus_core.losses import LOSS, loss_of
 from eventbus_core.mailbox import Mailbox, Mailboxes
+from eventbus_core.options import Overflow
 
 logger = logging.getLogger("eventbus")
 
@@ -35,6 +36,7 @@ class HandlerContext:
         failed: called with the event and the exception when a handler raises.
         lost: called with the name of a handler and its :class:`Dropped` or :class:`Gap`.
         is_open: returns whether the bus is open.
+        attended: whether whoever fills mailboxes now calls :meth:`work` in the end.
     """
 
     def __init__(
@@ -50,7 +52,10 @@ class HandlerContext:
         self.failed = failed
         self.lost = lost
         self.is_open = is_open
+        self.attended = False
         self._ready: deque[Handler] = deque()
+        self._retiring: set[Handler] = set()
+        self._retired = anyio.Event()
         self._more: anyio.Event | None = None
         self._started = False
         self._logged_at = 0.0
@@ -66,6 +71,23 @@ class HandlerContext:
     def ready(self, handler: Handler) -> None:
         """Have the plain function of *handler* called soon for what is in its mailbox."""
         self._ready.append(handler)
+        if not self.attended:
+            self._call_soon()
+
+    def work(self) -> None:
+        """
+        Call plain functions for what is in their mailboxes now, ``EVENTS_PER_TURN`` times at the most, the rest soon.
+
+        Who fills mailboxes from within a task of the bus saves the switch to another, and finds the events in the
+        cache of the processor.
+        """
+        left = EVENTS_PER_TURN
+        while self._ready and left > 0:
+            left -= self._ready.popleft().take_turn(left)
+        if self._ready:
+            self._call_soon()
+
+    def _call_soon(self) -> None:
         if self._more is not None:
             self._more.set()
             self._more = None
@@ -73,17 +95,29 @@ class HandlerContext:
             self._started = True
             self.start(self._run)
 
+    def retire(self, handler: Handler) -> None:
+        """Take note that *handler*, which gets nothing more, is still at work on an event."""
+        self._retiring.add(handler)
+
+    def retired(self, handler: Handler) -> None:
+        """Take note that *handler* is done for good; does nothing on successive calls."""
+        self._retiring.discard(handler)
+        self._retired.set()
+
+    async def settled(self) -> None:
+        """Return once no handler that was taken off is at work any more."""
+        while self._retiring:
+            self._retired = anyio.Event()
+            await self._retired.wait()
+
     async def _run(self) -> None:
-        """Call plain functions for ever, up to ``EVENTS_PER_TURN`` times between two chances for others."""
-        left = EVENTS_PER_TURN
+        """Call plain functions for ever, with a chance for others in between."""
         while True:
             if not self._ready:
                 self._more = anyio.Event()
                 await self._more.wait()
-                continue
-            left -= self._ready.popleft().take_turn(left)
-            if left <= 0:
-                left = EVENTS_PER_TURN
+            self.work()
+            if self._ready:
                 await checkpoint()
 
 
@@ -124,12 +158,13 @@ class Handler:
         *,
         data: Any = None,
         local: bool = False,
+        overflow: Overflow | None = None,
     ) -> None:
         self.name = name
         self.function = function
         self.local = local
         self.before: Callable[[], None] | None = None
-        self.mailbox = Mailbox(context.mailboxes, self._wake)
+        self.mailbox = Mailbox(context.mailboxes, self._wake, overflow)
         self._context = context
         self._decoder = None if data is None else msgspec.msgpack.Decoder(data)
         self._more: anyio.Event | None = None
@@ -142,6 +177,7 @@ class Handler:
             event = self.mailbox.next()
             if event is None:
                 self._running = False
+                self._context.retired(self)
                 return count + 1
             result = self._call(event)
             if result is not None:  # it is not plain after all
@@ -161,6 +197,8 @@ class Handler:
                 self._context.ready(self)
             else:
                 self._context.start(self._run)
+        elif self._running and self.mailbox.closed:
+            self._context.retire(self)
 
     async def _run(self, event: Event | None = None, result: Awaitable[object] | None = None) -> None:
         """Handle events for ever, in a task of their own; *result* is what remains to do of *event*."""
@@ -175,6 +213,7 @@ class Handler:
                 except anyio.get_cancelled_exc_class() as error:
                     self._cancelled(event, error)
             if mailbox.closed:
+                self._context.retired(self)
                 return
             event = mailbox.next()
             if event is None:
@@ -196,7 +235,8 @@ class Handler:
         try:
             if self._decoder is not None:
                 event.read(self._decoder)
-            result = self.function(event)
+            function = self.function
+            result = function(event)
         except Exception as error:
             self._failed(event, error)
             return None

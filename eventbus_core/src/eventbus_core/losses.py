@@ -16,7 +16,7 @@ LOSS: Final = "$sys.loss"
 
 @attrs.frozen
 class Dropped:
-    """Events that this receiver left waiting for too long: *missed* of the oldest were dropped."""
+    """Events that this receiver left waiting for too long: *missed* of them were dropped, in this place."""
 
     missed: int
 
@@ -44,8 +44,8 @@ class Undeliverable:
 
     Attributes:
         id, type, source, target: those of the event.
-        reason: ``client gone``, ``node unreachable``, ``node dead``, ``no handler``, ``mailbox full``, ``expired`` or
-            ``too many hops``.
+        reason: ``client gone``, ``node unreachable``, ``node dead``, ``no handler``, ``mailbox full``, ``expired``,
+            ``too many hops`` or ``bus closed``.
     """
 
     id: str

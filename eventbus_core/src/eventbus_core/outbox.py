@@ -155,6 +155,7 @@ class Outbox:
         self._queues: dict[Partition, Queue] = {}
         self._ready: list[Queue] = []
         self._held_up: dict[Queue, None] = {}
+        self._under_way: list[tuple[Queue, list[bytes], float]] = []
         self._probes: list[Frame] = []
         self._wake = anyio.Event()
         self._progress: anyio.Event | None = None
@@ -176,6 +177,13 @@ class Outbox:
     def full(self, queue: Queue) -> bool:
         """Return whether a sender should wait for room before it adds anything to *queue*."""
         return queue.size >= self._limit
+
+    def offer(self, queue: Queue, event: bytes) -> bool:
+        """Accept an encoded *event* if there is room; return whether there was."""
+        if queue.size >= self._limit:
+            return False
+        self.add(queue, event)
+        return True
 
     def add(self, queue: Queue, event: bytes) -> None:
         """Accept an encoded *event*; never refuses and never waits."""
@@ -254,7 +262,7 @@ class Outbox:
 
     async def settled(self) -> None:
         """Wait until the broker has taken everything, also what nodes tell each other."""
-        while self._writing or self._ready or self._probes or self._sessions.notes or self._sessions.resend:
+        while self._writing or not self._idle():
             await self._advanced()
 
     async def flush(self) -> None:
@@ -263,6 +271,14 @@ class Outbox:
         while any(queue.published < accepted for queue, accepted in waiting):
             await self._advanced()
 
+    def give_up(self) -> list[Event]:
+        """Take out all that the broker has not confirmed: nothing more will be written."""
+        under_way, self._under_way = self._under_way, []
+        left = [event for _, events, _ in under_way for event in events]
+        for queue in self._queues.values():
+            left += queue.drain()
+        return [decode_event(event) for event in left]
+
     def unpublished(self) -> int:
         """Return how many accepted events the broker has not taken yet."""
         return sum(queue.accepted - queue.published for queue in list(self._queues.values()))
@@ -270,15 +286,19 @@ class Outbox:
     async def run(self) -> None:
         """Write for ever."""
         while True:
-            frames, taken, told = self._take()
-            if not frames:
+            if self._idle():
                 self._writing = False
                 self._advance()
                 self._wake = type(self._wake)()  # as anyio.Event() does, for a tenth of the time
                 await self._wake.wait()
                 self._writing = True
                 continue
+            frames, taken, told = self._take()
+            if not frames:  # all are out of credit
+                continue
+            self._under_way = taken
             receivers = await self._publish(frames)
+            self._under_way = []
             self.frames += len(frames)
             now = monotonic()
             for queue, events, since in taken:
@@ -302,6 +322,10 @@ class Outbox:
         if self._progress is not None:
             self._progress.set()
             self._progress = None
+
+    def _idle(self) -> bool:
+        """Return whether there is nothing to write."""
+        return not (self._ready or self._probes or self._sessions.notes or self._sessions.resend)
 
     async def _advanced(self) -> None:
         self._progress = self._progress or anyio.Event()
@@ -368,8 +392,10 @@ class Outbox:
                 ends[queue].clear()
         for queue, unheard in ends.items():
             if unheard:
-                queue.session.take_back(len(unheard))
-                queue.put_back([event for events in unheard for event in events])
+                back = [event for events in unheard for event in events]
+                queue.session.take_back(len(back), sum(map(len, back)))
+                queue.put_back(back)
+                self.events -= len(back)
                 queue.queued = True
                 self._held_up[queue] = None
                 self._unreached(queue)

@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple, Protocol
 
 from eventbus_core.losses import Gap
-from eventbus_core.transport import Frame, Partition
+from eventbus_core.transport import Frame, Partition, node_partition
 from eventbus_core.wire import Header, Note, pack
 
 GRANT: Final = "grant"
@@ -36,7 +36,7 @@ MISSING: Final = "missing"
 GONE: Final = "gone"
 LEFT: Final = "left"
 
-FIRST_WINDOW: Final = 256 * 1024
+FIRST_WINDOW: Final = 128 * 1024
 SILENCE: Final = 0.2
 """If nobody answers for so many seconds, nobody is taken to listen."""
 SUSPICION: Final = 3.0
@@ -53,6 +53,7 @@ class SessionContext(Protocol):
     node: str
     incarnation: int
     window: int
+    narrowed: int
     patience: float
     hold_back_size: int
     duplicates: int
@@ -62,8 +63,8 @@ class SessionContext(Protocol):
     def keep(self, kept: Kept) -> None:
         """Keep a frame that was sent, for as long as there is room."""
 
-    def unkeep(self, outgoing: Outgoing) -> Kept | None:
-        """Return the frame of *outgoing* that was kept last, and keep it no more."""
+    def unkeep(self, outgoing: Outgoing) -> None:
+        """Keep the frame of *outgoing* that was kept last no more."""
 
     def tell(self, node: str, note: Note) -> None:
         """Send *note* to *node*'s session layer."""
@@ -156,13 +157,12 @@ class Outgoing:
             self._probes, self._probe_at = 0, now + PROBES[0]
         return frame
 
-    def take_back(self, frames: int) -> None:
-        """Undo the last so many :meth:`pack` with events, which nobody has received: their numbers are free again."""
-        for _ in range(frames):
-            kept = self._context.unkeep(self)
-            if kept is None:
-                return
-            self.next, self.position = kept.first, kept.position
+    def take_back(self, events: int, size: int) -> None:
+        """Undo the last :meth:`pack` calls, of *events* of *size* bytes in all, which nobody has received."""
+        self.next -= events  # these numbers are free again, whether the frames are still kept or not
+        self.position -= size
+        while self.kept and self.kept[-1].first >= self.next:
+            self._context.unkeep(self)
 
     def room(self) -> int:
         """Return how many bytes of events may be sent now; zero or less: wait for credit."""
@@ -294,6 +294,7 @@ class Incoming:
         self.partition = header.partition
         self.expected = expected
         self.closed = False
+        self._addressed = header.partition == node_partition(context.node)
         self._end = header.position if expected == header.first else 0
         self._unhandled = 0
         self._granted = 0
@@ -362,7 +363,7 @@ class Incoming:
         self._unhandled -= ticket.size
         while self._open and self._open[0].done:
             self._open.popleft()
-        if self._upto() - self._granted >= self._context.window // 2:
+        if self._upto() - self._granted >= self._window() // 2:
             self.grant()
 
     def grant(self) -> None:
@@ -393,7 +394,11 @@ class Incoming:
         return self._open[0].first if self._open else self.expected
 
     def _upto(self) -> int:
-        return self._end - self._unhandled + self._context.window
+        return self._end - self._unhandled + self._window()
+
+    def _window(self) -> int:
+        # What goes to many is not slowed down by one: a laggard is left behind there.
+        return self._context.narrowed if self._addressed else self._context.window
 
     def _deliver(self, header: Header, body: memoryview, since: float) -> Ready:
         size = len(body)

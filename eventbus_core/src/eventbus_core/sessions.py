@@ -25,7 +25,8 @@ from eventbus_core.session import (
 from eventbus_core.transport import ALL_NODES, Frame, Node, Partition, lane_partition, node_partition
 from eventbus_core.wire import Header, Note
 
-SMALLEST_WINDOW: Final = 256 * 1024
+SMALLEST_WINDOW: Final = 128 * 1024
+NARROWEST_WINDOW: Final = 8 * 1024
 PATIENCE: Final = 0.05
 MAX_INCOMING: Final = 100_000
 MAX_NOTES: Final = 500
@@ -43,6 +44,8 @@ class Sessions:
     Attributes:
         incarnation: ours.
         window: bytes that each sender may have under way to us; the budget divided by who is active.
+        ease: the part of it that they get for what they send to this node alone; see :class:`Mailboxes`.
+        narrowed: that part, in bytes.
         patience: how long a hole may be reordering before it counts as a loss, in seconds.
         duplicates, missed, repaired, stale: events removed as doubles, lost for good, sent again
             for others, and frames of former incarnations dropped.
@@ -59,7 +62,8 @@ class Sessions:
         self.node = node
         self.incarnation = incarnation
         self.hold_back_size = options.hold_back_size
-        self.window = options.receive_budget
+        self.window = self.narrowed = min(options.receive_budget, SMALLEST_WINDOW)
+        self.ease = 1.0
         self.patience = 0.0 if ordered else PATIENCE
         self.duplicates = self.missed = self.repaired = self.stale = 0
         self.resend: list[Frame] = []
@@ -195,11 +199,14 @@ class Sessions:
             self._ask_again(now)
         if now >= self._active_until:
             budget = self._options.receive_budget
-            self.window = max(budget // max(1, len(self._active)), min(budget, SMALLEST_WINDOW))
+            self.window = min(budget, SMALLEST_WINDOW)  # also of the next ones who begin, all at once perhaps
+            if self._active:
+                self.window = max(budget // len(self._active), self.window)
             mine = {incoming for incoming in self._active | self._reporting if incoming.partition == self._own}
             self._reporting = {incoming for incoming in mine if not incoming.report()}
             self._active.clear()
             self._active_until = now + 1.0
+        self.narrowed = max(int(self.window * self.ease), min(self.window, NARROWEST_WINDOW))
         while self._kept and self._kept[0].at < now - self._options.resend_age:
             self._drop_oldest()
 
@@ -211,15 +218,12 @@ class Sessions:
         while self._kept_size > self._options.resend_size:
             self._drop_oldest()
 
-    def unkeep(self, outgoing: Outgoing) -> Kept | None:
-        """Return the frame of *outgoing* that was kept last, and keep it no more."""
-        if not outgoing.kept:
-            return None
+    def unkeep(self, outgoing: Outgoing) -> None:
+        """Keep the frame of *outgoing* that was kept last no more."""
         kept = outgoing.kept.pop()
         self._kept_size -= len(kept.data)
         kept.gone = True
         kept.data = b""  # it stays in line until its time is over
-        return kept
 
     def tell(self, node: str, note: Note) -> None:
         """Leave *note* for the outbox to take along, if there are not too many: what is asked is asked again."""

@@ -96,8 +96,9 @@ _FAULTS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 def pack(header: Header, events: Sequence[bytes]) -> bytes:
     """Return the frame of *header* and as many encoded *events* as it says."""
     head = _encode(header)
-    rest = b"".join((head, _ARRAY.pack(_ARRAY32, len(events)), *events))
-    return _PREFIX.pack(MAGIC, WIRE_VERSION, 0, len(head), crc32(rest)) + rest
+    start = head + _ARRAY.pack(_ARRAY32, len(events))
+    body = b"".join(events)  # of a single event, no copy
+    return b"".join((_PREFIX.pack(MAGIC, WIRE_VERSION, 0, len(head), crc32(body, crc32(start))), start, body))
 
 
 def unpack(frame: bytes, limit: int) -> tuple[Header, memoryview]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from types import MappingProxyType
+from collections.abc import Callable, Mapping
+from types import MappingProxyType, TracebackType
 from typing import Final
 
 from redis import exceptions as redis
@@ -89,17 +88,20 @@ WORDINGS: Final[Mapping[type[BaseException], Wording]] = MappingProxyType(
 CODES: Final[Mapping[str, Wording]] = MappingProxyType(
     {
         "BUSY": _unavailable,
+        "CLUSTERDOWN": _unavailable,
         "LOADING": _unavailable,
         "MASTERDOWN": _unavailable,
         "MISCONF": _unavailable,
         "NOREPLICAS": _unavailable,
         "OOM": _unavailable,
         "READONLY": _unavailable,
+        "TRYAGAIN": _unavailable,
         "UNKILLABLE": _unavailable,
         "NOAUTH": _login,
         "WRONGPASS": _login,
         "DENIED": _login,
         "NOPERM": _permission,
+        "ASK": _cluster,
         "MOVED": _cluster,
         "CROSSSLOT": _cluster,
         "WRONGTYPE": _taken,
@@ -111,14 +113,22 @@ CUT: Final = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
 CAUGHT: Final = (OSError, redis.RedisError, redis.RedisClusterException)
 
 
-@contextmanager
-def redis_errors(uri: TransportURI) -> Iterator[None]:
-    """Raise the errors of redis-py and of the network that come up within as ours, without the password of *uri*."""
-    try:
-        yield
-    except CAUGHT as error:
-        ours, hid = translate(uri, error)
-        raise ours from (None if hid else error)
+class redis_errors:
+    """Raises the errors of redis-py and of the network that come up within as ours, without the password of *uri*."""
+
+    __slots__ = ("_uri",)
+
+    def __init__(self, uri: TransportURI) -> None:
+        self._uri = uri
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if isinstance(error, CAUGHT) and not isinstance(error, EventBusError):  # some of ours are OSErrors too
+            ours, hid = translate(self._uri, error)
+            raise ours from (None if hid else error)
 
 
 def translate(uri: TransportURI, error: BaseException) -> tuple[EventBusError, bool]:

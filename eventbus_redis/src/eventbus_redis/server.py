@@ -9,9 +9,9 @@ from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 
 from redis.asyncio import Connection, SSLConnection, UnixDomainSocketConnection
-from redis.exceptions import AuthenticationError, ResponseError
+from redis.exceptions import AuthenticationError, ConnectionError, ResponseError
 
-from eventbus_core import ConfigurationError, TransportURI
+from eventbus_core import ConfigurationError, TransportUnavailable, TransportURI
 from eventbus_redis.errors import redis_errors
 from eventbus_redis.options import RedisOptions
 
@@ -22,6 +22,8 @@ _CONNECTIONS: Final[Mapping[str, Callable[..., AnyConnection]]] = MappingProxyTy
 )
 OLDEST_MAJOR: Final = 7
 DEFAULT_PORT: Final = 6379
+CONNECTING: Final = " connecting to "
+"""In redis-py's error for a connection that could not be made."""
 
 
 class Server:
@@ -58,15 +60,30 @@ class Server:
             TransportUnavailable, ConfigurationError: see :meth:`Transport.open`.
         """
         connection = self._make(**self._settings)
-        with redis_errors(self.uri):
-            try:
-                async with asyncio.timeout(self._timeout):
-                    await connection.connect()  # type: ignore[no-untyped-call]
-                    await self._check(connection)
-            except BaseException:
-                await connection.disconnect(nowait=True)
-                raise
+        try:
+            with redis_errors(self.uri):
+                try:
+                    async with asyncio.timeout(self._timeout):
+                        await connection.connect()  # type: ignore[no-untyped-call]
+                        await self._check(connection)
+                except BaseException:
+                    await connection.disconnect(nowait=True)
+                    raise
+        except TransportUnavailable as error:
+            if hint := self._hint(error):
+                raise TransportUnavailable(f"{error}; {hint}") from error.__cause__
+            raise
         return connection
+
+    def _hint(self, error: TransportUnavailable) -> str:
+        """Return what else may be wrong, if one side may speak TLS and the other not."""
+        cause = error.__cause__
+        if self.uri.scheme == "rediss" and isinstance(cause, TimeoutError):
+            return "if it does not speak TLS on this port, write redis://"
+        # A server of TLS hangs up on who does not begin with a handshake.
+        if self.uri.scheme == "redis" and isinstance(cause, ConnectionError) and CONNECTING not in str(cause):
+            return "if it speaks TLS on this port, write rediss://"
+        return ""
 
     async def _check(self, connection: AnyConnection) -> None:
         await connection.send_command("HELLO", check_health=False)
@@ -87,16 +104,6 @@ class Server:
         return ConfigurationError(
             f"{self.uri} is a Redis {version}; eventbus needs {OLDEST_MAJOR}.0 or later, or Valkey"
         )
-
-
-def stream_of(connection: AnyConnection) -> asyncio.StreamReader:
-    """Return the stream that *connection* reads from."""
-    # The one private thing of redis-py in use, there since 4.2: its read_response() takes one reply at a time
-    # through three coroutines, and would need a timer for each to notice an idle connection.
-    stream = connection._reader
-    if stream is None:
-        raise ConnectionResetError("the connection was closed")
-    return stream
 
 
 def _address(uri: TransportURI) -> dict[str, Any]:

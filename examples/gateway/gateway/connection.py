@@ -99,11 +99,18 @@ class Connection:
 
     async def _deliver(self, message: Message) -> None:
         """Hand *message* to the browser; the sender of one that was for this person alone gets a receipt."""
-        receipt = Receipt(message.id, self.server.bus.node, self.visit.partition(message, self.server.bus.node))
+        receipt = Receipt(message.id, self.server.bus.node, self._partition(message))
         await self._tell("message", **msgspec.structs.asdict(message), partition=receipt.partition)
         if message.scope == "person":
             with suppress(eventbus.ClientNotFound, eventbus.TransportUnavailable):
                 await self.client.send(self.visit.address("person", message.sender), "gateway.receipt", receipt)
+
+    def _partition(self, message: Message) -> str:
+        """Return the partition by which *message* gets here from any other server."""
+        bus = self.server.bus
+        if message.scope == "person" or message.again:
+            return f"n:{bus.node}"
+        return bus.partition_of(self.visit.address(message.scope, message.to))
 
     async def _pulse(self) -> None:
         """Say all the time how things are here; by this the page also knows that the connection lives."""

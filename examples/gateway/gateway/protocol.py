@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from typing import Annotated, Any, Final, Literal
-from zlib import crc32
 
 import msgspec
 from msgspec import Meta, Struct
 
 ROOMS: Final = 16
 AWAY: Final = 60.0
-LANES: Final = 64  # of the bus, by default
 
 Name = Annotated[str, Meta(pattern=r"\A[\w-]{1,24}\Z")]
 Scope = Literal["person", "room", "workspace"]
@@ -29,12 +27,6 @@ class Visit(Struct):
         if scope == "person":
             return f"{self.workspace}/{to}"
         return f"room.{self.workspace}.{to}" if scope == "room" else f"workspace.{self.workspace}"
-
-    def partition(self, message: Message, node: str) -> str:
-        """Return the partition by which *message* gets to *node* from any other."""
-        if message.scope == "person" or message.again:
-            return f"n:{node}"
-        return f"l:{crc32(self.address(message.scope, message.to).encode()) % LANES}"
 
 
 class Say(Struct, tag="say", tag_field="kind", forbid_unknown_fields=True):

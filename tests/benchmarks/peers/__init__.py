@@ -20,6 +20,8 @@ MODULES: Final = {
     "nothing": "nothing:Nothing",
 }
 
+MODULE_NAMES: Final = [f"{__name__}.{module.partition(':')[0]}" for module in MODULES.values()]
+
 
 def load_peer(name: str) -> type[Peer]:
     """
