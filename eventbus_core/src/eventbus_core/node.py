@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from time import monotonic, time
 from typing import Any, Final, TypeAlias
@@ -47,8 +46,6 @@ from eventbus_core.transport import ALL_NODES, Directory, Partition, Transport, 
 from eventbus_core.waits import Waits, not_open
 from eventbus_core.wire import LARGEST_ENVELOPE
 
-logger = logging.getLogger("eventbus")
-
 TICK: Final = 0.05
 LEAVE_TIMEOUT: Final = 2.0
 SETTLE_TIMEOUT: Final = 4.0
@@ -86,7 +83,7 @@ class LocalNode:
         self.transport = transport
         self.asking = asking = AskingDirectory(options.namespace, self.id) if transport.directory is None else None
         self.directory: Directory = transport.directory or asking  # type: ignore[assignment]
-        self.hooks = HookRunner()
+        self.hooks = HookRunner(transport.node)
         self.on_error: Hook[Event, Exception] = Hook("on_error", self.hooks)
         self.on_undeliverable: Hook[Undeliverable] = Hook("on_undeliverable", self.hooks)
         self.on_gap: Hook[Gap] = Hook("on_gap", self.hooks)
@@ -94,11 +91,11 @@ class LocalNode:
         self.on_lease_lost: Hook[[]] = Hook("on_lease_lost", self.hooks)
         self.on_disconnected: Hook[str] = Hook("on_disconnected", self.hooks)
         self.on_reconnected: Hook[[]] = Hook("on_reconnected", self.hooks)
-        self.link = Link(self.on_disconnected.emit, self.on_reconnected.emit)
+        self.link = Link(self.id, self.on_disconnected.emit, self.on_reconnected.emit)
         self.waits = Waits()
         self.mailboxes = Mailboxes(options, monotonic(), self._dropped)
         self.handler_context = HandlerContext(
-            self.mailboxes, self._start, self._handler_failed, self.lost, lambda: self.open
+            self.id, self.mailboxes, self._start, self._handler_failed, self.lost, lambda: self.open
         )
         self.handlers: dict[Handler, None] = {}
         self.requests = Requests(options.max_requests)
