@@ -165,7 +165,7 @@ async def test_g12_a_flood_of_bad_frames_is_logged_seldom(uri: str, caplog: pyte
 def test_g12_what_is_refused_is_logged_again_after_a_while(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    refusals = Refusals()
+    refusals = Refusals("n0")
     now = 100.0
     monkeypatch.setattr("eventbus_core.refusals.monotonic", lambda: now)
     with caplog.at_level(logging.INFO, "eventbus"):

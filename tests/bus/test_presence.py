@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
+
 from eventbus_core import Node
 from eventbus_core.presence import Deaths
 from eventbus_core.testing.severed import severable_buses
 from tests.bus.support import Host, Inbox, tasks, until
 
 ASKING = True
+pytestmark = pytest.mark.parametrize("anyio_backend", ["asyncio"])  # both take as long as leases do
 LEASE = 2.0
 
 
@@ -15,6 +18,7 @@ async def test_a_death_is_told_once_and_apart_from_leaving(uri: str) -> None:
     async with severable_buses(f"{uri}?presence=true", 3, lease=LEASE) as nodes, tasks() as group:
         here = nodes[0].bus
         heard = []
+        await nodes[2].bus.flush()  # that it has joined
         for severable in nodes[:2]:
             severable.bus.on("$sys.node.*")(inbox := Inbox())
             await severable.bus.ready()
@@ -35,6 +39,7 @@ async def test_a_death_is_told_once_and_apart_from_leaving(uri: str) -> None:
             ]
 
 
+@pytest.mark.parametrize("uri", ["memory"], indirect=True)
 async def test_the_death_of_the_one_who_should_say_it_keeps_nothing_secret(uri: str) -> None:
     async with severable_buses(f"{uri}?presence=true", 3, lease=LEASE) as (a, b, c):
         b.bus.on("$sys.node.left")(told := Inbox())
@@ -43,6 +48,13 @@ async def test_the_death_of_the_one_who_should_say_it_keeps_nothing_secret(uri: 
             cut.transport.sever()
         await until(lambda: sorted(event.data["node"] for event in told.events) == ["n0", "n2"])
         assert all(event.data["died"] and event.source == "@n1" for event in told.events)
+        for cut in (a, c):
+            cut.transport.mend()
+
+
+@pytest.fixture(autouse=True)
+def _one_backend(anyio_backend: str) -> None:
+    """Let what needs no loop have the parameter too."""
 
 
 def live(**lease_left: float) -> list[Node]:

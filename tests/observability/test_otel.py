@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from collections import Counter
+from types import FrameType
+
 import anyio
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
@@ -139,6 +143,34 @@ async def test_a_handler_goes_by_its_own_name_and_once_means_once(spans: Spans) 
         await tracing.emit("a")
     assert sorted(seen) == [("on", "a"), ("on", "a"), ("on", "b"), ("once", "a")]
     assert len(spans.named("process a")) == 3
+
+
+async def test_a_bus_that_is_not_traced_pays_nothing() -> None:
+    """Sending and handling call the same functions as often, whether the module is there and wraps the bus or not."""
+
+    async def calls(bus: eventbus.Bus, alice: eventbus.Client) -> Counter[str]:
+        counted: Counter[str] = Counter()
+
+        def count(frame: FrameType, event: str, _argument: object) -> None:
+            if event == "call":
+                counted[f"{frame.f_globals.get('__name__')}.{frame.f_code.co_qualname}"] += 1
+
+        sys.setprofile(count)
+        try:
+            for number in range(100):
+                await bus.send("acme/alice", "greeting", number)
+                await alice.receive()
+        finally:
+            sys.setprofile(None)
+        return counted
+
+    async with eventbus.connect(node="server-1") as bus, bus.client("acme/alice") as alice:
+        await calls(bus, alice)
+        before = await calls(bus, alice)
+        traced(bus).on("order.*")(print)
+        after = await calls(bus, alice)
+        assert before == after
+        assert not any("otel" in name or "opentelemetry" in name for name in after)
 
 
 async def test_without_a_provider_no_header_is_added() -> None:

@@ -36,6 +36,7 @@ from eventbus_core.errors import (
 from eventbus_core.event import Event
 from eventbus_core.explanation import Explanation
 from eventbus_core.histogram import Histogram
+from eventbus_core.log import get_logger
 from eventbus_core.losses import Dropped, Gap, Undeliverable
 from eventbus_core.options import BusOptions, option
 from eventbus_core.stats import Stats
@@ -106,6 +107,7 @@ __all__ = (
     "backends",
     "connect",
     "connect_blocking",
+    "get_logger",
     "lane_partition",
     "load_backend",
     "node_partition",

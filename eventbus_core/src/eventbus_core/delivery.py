@@ -4,7 +4,6 @@ What becomes of the frames that arrive: to the mailboxes of those concerned, or 
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable
 from time import monotonic
@@ -18,6 +17,7 @@ from eventbus_core.errors import EventBusError, FrameError
 from eventbus_core.event import Event, copy_event
 from eventbus_core.handlers import HandlerContext
 from eventbus_core.histogram import SHORTEST, Spread
+from eventbus_core.log import get_logger
 from eventbus_core.losses import Gap, loss_event
 from eventbus_core.mailbox import Mailbox
 from eventbus_core.names import NODE_SIGN, RESERVED, is_identifier
@@ -30,7 +30,7 @@ from eventbus_core.topics import lanes_of
 from eventbus_core.transport import ALL_NODES, Frame, Node, Owner, Transport, lane_partition, node_partition
 from eventbus_core.wire import Header, unpack, unpack_events
 
-logger = logging.getLogger("eventbus")
+logger = get_logger("eventbus")
 
 MAX_HOPS: Final = 2
 PAUSE: Final = 0.2
@@ -120,7 +120,8 @@ class Delivery:
                     self._handlers.attended = False
                     self._handlers.work()
                 else:
-                    logger.info("frames may have been lost: %s; asking the other nodes", item.reason)
+                    extra = {"node": self._node, "error": item.reason}
+                    logger.info("frames may have been lost: %s; asking the other nodes", item.reason, extra=extra)
                     self.interruptions += 1
                     self._on_interrupted()
                     self._sessions.interrupted()

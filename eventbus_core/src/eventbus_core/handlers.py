@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
@@ -15,11 +14,12 @@ from anyio.lowlevel import checkpoint
 
 from eventbus_core.errors import EventBusError
 from eventbus_core.event import Event
+from eventbus_core.log import get_logger
 from eventbus_core.losses import LOSS, loss_of
 from eventbus_core.mailbox import Mailbox, Mailboxes
 from eventbus_core.options import Overflow
 
-logger = logging.getLogger("eventbus")
+logger = get_logger("eventbus")
 
 EVENTS_PER_TURN: Final = 256
 LOG_EVERY: Final = 1.0
@@ -31,6 +31,7 @@ class HandlerContext:
     What the handlers of a bus share: a task for all plain functions among them.
 
     Attributes:
+        node: its id.
         mailboxes: of the node.
         start: starts a task of the bus.
         failed: called with the event and the exception when a handler raises.
@@ -41,12 +42,14 @@ class HandlerContext:
 
     def __init__(
         self,
+        node: str,
         mailboxes: Mailboxes,
         start: Callable[[Callable[[], Coroutine[Any, Any, None]]], None],
         failed: Callable[[Event, Exception], None],
         lost: Callable[[str, Any], None],
         is_open: Callable[[], bool],
     ) -> None:
+        self.node = node
         self.mailboxes = mailboxes
         self.start = start
         self.failed = failed
@@ -253,5 +256,6 @@ class Handler:
 
     def _failed(self, event: Event, error: Exception) -> None:
         if self._context.may_log():
-            logger.error("handler %s raised for %r", self.name, event, exc_info=error)
+            extra = {"node": self._context.node, "handler": self.name, "event_type": event.type, "event_id": event.id}
+            logger.error("handler %s raised for %r", self.name, event, exc_info=error, extra=extra)
         self._context.failed(event, error)

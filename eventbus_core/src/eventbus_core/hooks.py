@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import inspect
-import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, Generic, ParamSpec
 
 import anyio
 
-logger = logging.getLogger("eventbus")
+from eventbus_core.log import get_logger
+
+logger = get_logger("eventbus")
 
 P = ParamSpec("P")
 MAX_PENDING: Final = 10_000
@@ -24,8 +25,9 @@ class HookRunner:
         skipped: calls that found ``MAX_PENDING`` before them, and were not made.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, node: str) -> None:
         self.skipped = 0
+        self._node = node
         self._calls: deque[tuple[str, Callable[..., Any], tuple[Any, ...]]] = deque()
         self._work = anyio.Event()
         self._idle: anyio.Event | None = None
@@ -59,7 +61,7 @@ class HookRunner:
                 if inspect.isawaitable(result):
                     await result
             except Exception:
-                logger.exception("hook %s raised", name)
+                logger.exception("hook %s raised", name, extra={"node": self._node, "hook": name})
             self._calls.popleft()
 
 

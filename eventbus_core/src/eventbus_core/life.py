@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from time import monotonic
@@ -13,12 +12,13 @@ from anyio.abc import TaskGroup
 
 from eventbus_core.delivery import NODE_UNREACHABLE
 from eventbus_core.errors import BusClosed, ClientTakenOver, EventBusError, TransportUnavailable
+from eventbus_core.log import get_logger
 from eventbus_core.names import RESERVED
 from eventbus_core.node import LocalNode
 from eventbus_core.presence import CLIENT_CLAIMED, CLIENT_RELEASED, NODE_JOINED, NODE_LEFT
 from eventbus_core.transport import ALL_NODES, node_partition
 
-logger = logging.getLogger("eventbus")
+logger = get_logger("eventbus")
 
 TICK: Final = 0.05
 LEAVE_TIMEOUT: Final = 2.0
@@ -134,7 +134,8 @@ class Life:
         await self.node.arrived(self._own)
         await self.node.subscriptions.lanes.joined()
         self.node.presence.say(NODE_JOINED)
-        logger.info("node %s is on the bus at %s", self.node.id, self.node.transport.uri)
+        uri = str(self.node.transport.uri)
+        logger.info("node %s is on the bus at %s", self.node.id, uri, extra={"node": self.node.id, "uri": uri})
 
     async def _enter_late(self) -> None:
         """Do what was not done at the start, once the broker is there."""
@@ -175,7 +176,9 @@ class Life:
         if scope.cancelled_caught:
             busy = len(self.node.mailboxes.busy.intersection(mailboxes))
             left = self.node.outbox.unpublished()
-            logger.warning("node %s closes with %d events unpublished and %d handlers busy", self.node.id, left, busy)
+            text = "node %s closes with %d events unpublished and %d handlers busy"
+            extra = {"node": self.node.id, "unpublished": left, "busy_handlers": busy}
+            logger.warning(text, self.node.id, left, busy, extra=extra)
 
     async def _wind_up(self) -> None:
         """Give up what this node holds, see off or report every event that it has taken in, and take in no more."""
@@ -202,7 +205,8 @@ class Life:
         for event in left:
             self.node.router.report(event, event.accepted_by(self.node.id), BUS_CLOSED)
         if left:
-            logger.warning("node %s gave up %d events that the broker has not taken", self.node.id, len(left))
+            text = "node %s gave up %d events that the broker has not taken"
+            logger.warning(text, self.node.id, len(left), extra={"node": self.node.id, "unpublished": len(left)})
             await self.node.hooks.settled()
 
     async def _leave(self) -> None:
@@ -210,7 +214,8 @@ class Life:
             try:
                 await self.node.ownership.leave()
             except EventBusError as error:
-                logger.warning("node %s could not leave, its lease will end: %s", self.node.id, error)
+                extra = {"node": self.node.id, "error": str(error)}
+                logger.warning("node %s could not leave, its lease will end: %s", self.node.id, error, extra=extra)
 
     def _services(self) -> list[Service]:
         return [

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from time import monotonic
 
-logger = logging.getLogger("eventbus")
+from eventbus_core.log import get_logger
+
+logger = get_logger("eventbus")
 
 
 class Link:
@@ -19,10 +20,11 @@ class Link:
         losses: how often it went down.
     """
 
-    def __init__(self, on_disconnected: Callable[[str], None], on_reconnected: Callable[[], None]) -> None:
+    def __init__(self, node: str, on_disconnected: Callable[[str], None], on_reconnected: Callable[[], None]) -> None:
         self.up = True
         self.alone = False
         self.losses = 0
+        self._node = node
         self._down_since = 0.0
         self._down = 0.0
         self._on_disconnected = on_disconnected
@@ -49,13 +51,14 @@ class Link:
             self.losses += 1
             self._down_since = monotonic()
             fault = "this node starts alone, the broker is not there" if self.alone else "the broker takes nothing"
-            logger.warning("%s, trying again: %s", fault, reason)
+            logger.warning("%s, trying again: %s", fault, reason, extra={"node": self._node, "error": str(reason)})
             self._on_disconnected(str(reason))
 
     def succeeded(self) -> None:
         """Take note that a call succeeded; the first one after a failure tells the application."""
         if not self.up and not self.alone:
             self.up = True
-            self._down += monotonic() - self._down_since
-            logger.info("the broker is back")
+            down = monotonic() - self._down_since
+            self._down += down
+            logger.info("the broker is back", extra={"node": self._node, "seconds": round(down, 3)})
             self._on_reconnected()

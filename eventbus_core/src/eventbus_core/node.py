@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from time import monotonic, time
 from typing import Any, Final, TypeAlias
@@ -48,8 +47,6 @@ from eventbus_core.transport import ALL_NODES, Directory, Partition, Transport, 
 from eventbus_core.waits import Waits, not_open
 from eventbus_core.wire import LARGEST_ENVELOPE
 
-logger = logging.getLogger("eventbus")
-
 TICK: Final = 0.05
 LEAVE_TIMEOUT: Final = 2.0
 SETTLE_TIMEOUT: Final = 4.0
@@ -86,7 +83,7 @@ class LocalNode:
         self.transport = transport
         self.asking = asking = AskingDirectory(options.namespace, self.id) if transport.directory is None else None
         self.directory: Directory = transport.directory or asking  # type: ignore[assignment]
-        self.hooks = HookRunner()
+        self.hooks = HookRunner(transport.node)
         self.on_error: Hook[Event, Exception] = Hook("on_error", self.hooks)
         self.on_undeliverable: Hook[Undeliverable] = Hook("on_undeliverable", self.hooks)
         self.on_gap: Hook[Gap] = Hook("on_gap", self.hooks)
@@ -94,21 +91,21 @@ class LocalNode:
         self.on_lease_lost: Hook[[]] = Hook("on_lease_lost", self.hooks)
         self.on_disconnected: Hook[str] = Hook("on_disconnected", self.hooks)
         self.on_reconnected: Hook[[]] = Hook("on_reconnected", self.hooks)
-        self.link = Link(self.on_disconnected.emit, self.on_reconnected.emit)
+        self.link = Link(self.id, self.on_disconnected.emit, self.on_reconnected.emit)
         self.waits = Waits()
         self.mailboxes = Mailboxes(options, monotonic(), self._dropped)
         self.handler_context = HandlerContext(
-            self.mailboxes, self._start, self._handler_failed, self.lost, lambda: self.open
+            self.id, self.mailboxes, self._start, self._handler_failed, self.lost, lambda: self.open
         )
         self.handlers: dict[Handler, None] = {}
-        self.refusals = Refusals()
+        self.refusals = Refusals(self.id)
         self.requests = Requests(options.max_requests)
         self.ownership = Ownership(
             self.directory,
             options,
             self.id,
             self.link,
-            self.mailboxes.verified,
+            self._verified,
             lambda holding: self.exchange.took_over(holding),
             self.end,
         )
@@ -150,7 +147,7 @@ class LocalNode:
         if asking is not None:
             asking.tell_all, asking.tell_node = self.router.tell_all, self.router.tell_node
             asking.superseded = self.ownership.supersede
-        self.presence = Presence(self.router)
+        self.presence = Presence(self.router, self.link)
         self._handler_failures = 0
         self.lingering: dict[Holding, float] = {}
         self._answer = anyio.Event()
@@ -185,6 +182,11 @@ class LocalNode:
         """Hand nothing out until the directory has confirmed our clients: for a while we did not hear of others."""
         self.mailboxes.doubt()
         self.ownership.hurry()
+
+    def _verified(self) -> None:
+        """By the directory's word our lease holds, and the clients that we hold are ours."""
+        self.mailboxes.verified()
+        self.presence.renewed()
 
     def _answered(self) -> None:
         self._answer.set()

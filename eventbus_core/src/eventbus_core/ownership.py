@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from typing import Any, Final
 
@@ -20,12 +19,13 @@ from eventbus_core.errors import (
     TransportUnavailable,
 )
 from eventbus_core.link import Link
+from eventbus_core.log import get_logger
 from eventbus_core.mailbox import Mailbox
 from eventbus_core.options import BusOptions
 from eventbus_core.transport import Claim, Directory, Owner, Terms
 from eventbus_core.wire import WIRE_VERSION
 
-logger = logging.getLogger("eventbus")
+logger = get_logger("eventbus")
 
 RENEWALS_PER_LEASE: Final = 3
 PAUSE: Final = 0.2
@@ -220,7 +220,7 @@ class Ownership:
             try:
                 if not await self._directory.renew():
                     if not self.lost:
-                        logger.warning("node %s lost its lease; entering again", self._node)
+                        logger.warning("node %s lost its lease; entering again", self._node, extra={"node": self._node})
                         self.losses += 1
                     self.lost = True
                     await self.enter()
@@ -245,7 +245,8 @@ class Ownership:
                 self._link.failed(error)
                 failures = 1
             except EventBusError as error:
-                logger.warning("node %s could not renew its lease: %s", self._node, error)
+                extra = {"node": self._node, "error": str(error)}
+                logger.warning("node %s could not renew its lease: %s", self._node, error, extra=extra)
                 failures = 1
 
     async def _settle_doubts(self) -> None:
@@ -362,6 +363,7 @@ class Ownership:
             if granted:
                 await self._directory.release(granted)
         except TransportUnavailable as error:
-            logger.warning("%d clients will be released later: %s", len(granted), error)
+            extra = {"node": self._node, "clients": len(granted), "error": str(error)}
+            logger.warning("%d clients will be released later: %s", len(granted), error, extra=extra)
             self._owed.extend(granted)
         return [None] * len(claims)

@@ -11,8 +11,8 @@ import msgspec
 
 from eventbus_core.errors import EventBusError
 from eventbus_core.event import Event
+from eventbus_core.link import Link
 from eventbus_core.names import topic_address
-from eventbus_core.ownership import RENEWALS_PER_LEASE
 from eventbus_core.routing import Router
 from eventbus_core.transport import Node
 
@@ -61,21 +61,28 @@ class Presence:
     For orientation, not for bookkeeping: what finds no room at once is not said.
     """
 
-    def __init__(self, router: Router) -> None:
+    def __init__(self, router: Router, link: Link) -> None:
         self._router = router
+        self._link = link
+        self._renewed = anyio.Event()
         self._on = router.options.presence
         self._deaths = Deaths(router.node, router.options.lease)
 
+    def renewed(self) -> None:
+        """Look who is there, now that our own lease holds."""
+        self._renewed.set()
+
     async def watch(self) -> None:
-        """Say of nodes whose lease ends that they died; for ever."""
+        """Say of nodes whose lease ends that they died, unless it may be us who was cut off; for ever."""
         while self._on:
-            await anyio.sleep(self._router.options.lease / RENEWALS_PER_LEASE)
+            await self._renewed.wait()
+            self._renewed = anyio.Event()
             asked = monotonic()
             try:
                 nodes = await self._router.directory.nodes()
             except EventBusError:
                 continue  # who keeps the lease has noticed, and told of it
-            if not self._router.doubtful():
+            if self._link.up and not self._router.doubtful():
                 for node in self._deaths.look(nodes, asked, monotonic()):
                     self.say(NODE_LEFT, node=node, died=True)
 

@@ -7,7 +7,9 @@ from collections import Counter
 from time import monotonic
 from typing import Final
 
-logger = logging.getLogger("eventbus")
+from eventbus_core.log import get_logger
+
+logger = get_logger("eventbus")
 
 LOG_EVERY: Final = 60.0
 
@@ -26,7 +28,8 @@ class Refusals:
         counts: so far, by kind.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, node: str) -> None:
+        self._node = node
         self.counts: Counter[str] = Counter()
         self._log_at: dict[str, float] = {}
 
@@ -41,6 +44,6 @@ class Refusals:
         if now >= self._log_at.get(kind, 0.0):
             self._log_at[kind] = now + LOG_EVERY
             level = logging.INFO if kind in _ORDINARY else logging.WARNING
-            logger.log(
-                level, "dropped what came, and of its kind (%s) says no more for %g s: %s", kind, LOG_EVERY, detail
-            )
+            extra = {"node": self._node, "kind": kind, "error": str(detail)}
+            message = "dropped what came, and of its kind (%s) says no more for %g s: %s"
+            logger.log(level, message, kind, LOG_EVERY, detail, extra=extra)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
@@ -24,6 +23,7 @@ from eventbus_core import (
     Transport,
     TransportUnavailable,
     TransportURI,
+    get_logger,
 )
 from eventbus_redis.channels import Channels
 from eventbus_redis.commands import Commands, pack, pack_publish
@@ -34,7 +34,7 @@ from eventbus_redis.line import Line
 from eventbus_redis.options import RedisOptions
 from eventbus_redis.server import Server
 
-logger = logging.getLogger("eventbus.redis")
+logger = get_logger("eventbus.redis")
 
 FIRST_PAUSE: Final = 0.02
 LONGEST_PAUSE: Final = 2.0
@@ -166,7 +166,8 @@ class RedisTransport(Transport):
                 self._take_in(await self._pushes(self._subscriber))
         except EventBusError as error:
             if not self._closed:
-                logger.warning("node %s connects anew: %s", self.node, error)
+                extra = {"node": self.node, "error": str(error)}
+                logger.warning("node %s connects anew: %s", self.node, error, extra=extra)
             self._fault = error
             subscriber, self._subscriber = self._subscriber, None
             await subscriber.aclose()
@@ -220,7 +221,8 @@ class RedisTransport(Transport):
                 else:
                     self._arrived.append(Interrupted(str(self._fault)))
                     self._fault = None
-                    logger.info("node %s is connected again to %s", self.node, self.uri)
+                    extra = {"node": self.node, "uri": str(self.uri)}
+                    logger.info("node %s is connected again to %s", self.node, self.uri, extra=extra)
                     return
 
     async def _subscribe_anew(self) -> None:

@@ -1,0 +1,91 @@
+"""Logs: fields for those who want them, and no flood whatever fails."""
+
+from __future__ import annotations
+
+import logging
+from itertools import count
+
+import pytest
+
+import eventbus
+from eventbus_core import get_logger
+from eventbus_core.log import MOST, PERIOD
+from tests.bus.support import until
+from tests.servers import RedisServer
+
+
+@pytest.fixture
+def logger() -> logging.Logger:
+    return get_logger(f"eventbus.tests.{next(_numbers)}")
+
+
+_numbers = count()
+
+
+def record(text: str, *arguments: object, at: float, node: str = "a") -> logging.LogRecord:
+    made = logging.LogRecord("eventbus", logging.WARNING, __file__, 1, text, arguments, None)
+    made.created, made.node = at, node
+    return made
+
+
+def test_what_comes_too_often_is_left_out_and_told_of(logger: logging.Logger) -> None:
+    through = [logger.filter(record("no %s", number, at=100.0)) for number in range(MOST + 10)]
+    assert [bool(found) for found in through] == [True] * MOST + [False] * 10
+    later = record("no %s", 0, at=100.0 + PERIOD)
+    assert logger.filter(later)
+    assert later.getMessage() == "no 0 (10 more like it were left out)"
+    assert vars(later)["left_out"] == 10
+    quiet = record("no %s", 0, at=100.0 + 2 * PERIOD)
+    assert logger.filter(quiet)
+    assert quiet.getMessage() == "no 0"
+
+
+def test_one_message_or_node_does_not_silence_another(logger: logging.Logger) -> None:
+    for _ in range(MOST + 1):
+        logger.filter(record("no", at=100.0))
+    assert logger.filter(record("yes", at=100.0))
+    assert logger.filter(record("no", at=100.0, node="b"))
+
+
+def test_a_logger_has_one_limit_and_no_handler(logger: logging.Logger) -> None:
+    assert get_logger(logger.name) is logger
+    assert len(logger.filters) == 1
+    assert logger.handlers == logging.getLogger("eventbus").handlers == []
+
+
+async def test_a_hook_that_raises_for_every_event_does_not_flood_the_log(
+    caplog: pytest.LogCaptureFixture, anyio_backend_name: str
+) -> None:
+    async with eventbus.connect(node=anyio_backend_name) as bus:
+        calls = 0
+
+        @bus.on_undeliverable
+        def fail(fate: eventbus.Undeliverable) -> None:
+            nonlocal calls
+            calls += 1
+            raise RuntimeError("the ceiling fell down")
+
+        for _ in range(1000):
+            await bus.send(bus.address, "nobody.handles")
+        await until(lambda: calls == 1000)
+    told = [found for found in caplog.records if found.msg.startswith("hook")]
+    assert 0 < len(told) <= 100, "a second of them is 5"
+    assert (vars(told[0])["node"], vars(told[0])["hook"]) == (anyio_backend_name, "on_undeliverable")
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_an_outage_is_told_in_fields_and_few_words(
+    redis_server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "eventbus")
+    async with eventbus.connect(redis_server.uri, node="server-1") as bus:
+        redis_server.kill()
+        await bus.broadcast("n", include_self=False)
+        await until(lambda: bus.stats().write_failures >= 5)
+        redis_server.start()
+        await until(lambda: bus.state == "open" and bus.stats().interruptions > 0)
+    ours = [found for found in caplog.records if found.name.startswith("eventbus")]
+    assert 0 < len(ours) <= 30
+    assert {vars(found).get("node") for found in ours} == {"server-1"}
+    (back,) = [vars(found) for found in ours if found.getMessage() == "the broker is back"]
+    assert back["seconds"] > 0
