@@ -141,6 +141,8 @@ class Outgoing:
         self.position = 0
         self.handled = 1
         self.kept: deque[Kept] = deque()
+        self._burst = RESEND_AT_ONCE
+        self._asked_for = 0
         self._progress = True
         self._silent_since = 0.0
         self._alone = False  # whether nobody listens, as far as we know
@@ -217,12 +219,15 @@ class Outgoing:
         """
         Return the kept frames that hold events from *first* up to *last*, and the lowest number still kept.
 
-        Not more than about ``RESEND_AT_ONCE`` bytes: who asks will ask for the rest.
+        Not more than about ``RESEND_AT_ONCE`` bytes: who asks will ask for the rest. Much less if the
+        same is asked for once more: perhaps the transport cuts a receiver for whom so much comes at once.
         """
+        self._burst = max(self._burst // 4, 1) if first == self._asked_for else min(2 * self._burst, RESEND_AT_ONCE)
+        self._asked_for = first
         found: list[bytes] = []
         size = 0
         for kept in self.kept:
-            if kept.first > last or size >= RESEND_AT_ONCE:
+            if kept.first > last or size >= self._burst:
                 break
             if kept.first + kept.events > first:
                 found.append(kept.data)
