@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
+from time import monotonic, sleep
 from typing import Any
 
 import anyio
@@ -323,6 +324,25 @@ async def test_a_broker_that_comes_and_refuses_for_good_ends_the_body(monkeypatc
 
     with anyio.fail_after(DEADLINE), pytest.raises(ConfigurationError, match="the gate is closed"):
         await live()
+
+
+def test_blocking_code_can_start_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The facade takes the option, and says so too."""
+    monkeypatch.setattr(gate, "closed", True)
+    monkeypatch.setattr(gate, "bars", "open")
+    with (
+        eventbus.connect_blocking("gated://blocking", namespace=fresh_namespace(), wait_for_broker=False) as bus,
+        bus.client("bob") as bob,
+    ):
+        assert bus.state == "alone"
+        bus.send("bob", "n")
+        assert bob.receive(timeout=DEADLINE).type == "n"
+        gate.closed = False
+        end = monotonic() + DEADLINE
+        while bus.state == "alone":
+            assert monotonic() < end
+            sleep(0.002)
+        assert bob.epoch > 0
 
 
 async def test_a_node_that_never_met_the_broker_leaves_at_once(way: Way) -> None:

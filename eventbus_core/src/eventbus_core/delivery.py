@@ -33,6 +33,8 @@ from eventbus_core.wire import Header, unpack, unpack_events
 logger = get_logger("eventbus")
 
 MAX_HOPS: Final = 2
+MAX_STRAYS: Final = 100_000
+"""Events of handles closed here that may wait for the directory's word; those of other nodes are bounded by credit."""
 PAUSE: Final = 0.2
 EVENTS_PER_TURN: Final = 256
 FRAMES_PER_TURN: Final = 32
@@ -149,8 +151,8 @@ class Delivery:
 
     def stray(self, event: Event, sender: str | None) -> None:
         """Send *event*, which came from *sender*, after its client: it is here no more."""
-        if self._ownership.alone:
-            self._router.report(event, self._node, CLIENT_GONE)
+        if self._ownership.alone or len(self._strays) >= MAX_STRAYS:
+            self._router.report(event, event.accepted_by(sender or self._node), CLIENT_GONE)
             return
         self._strays.append(Stray(event, event.accepted_by(sender or self._node), None))
         self._work.set()
