@@ -183,7 +183,7 @@ class Mailbox:
     def add(self, event: Event, size: int) -> None:
         """Add one event of this node; never refuses and never waits."""
         last = self._chunks[-1] if self._chunks else None
-        if last is not None and last.ticket is None and len(last.events) < LOCAL_CHUNK:
+        if last is not None and last.sender is None and len(last.events) < LOCAL_CHUNK:
             last.events.append(event)
             last.size += size
             self.count += 1

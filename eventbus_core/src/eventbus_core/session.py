@@ -313,7 +313,8 @@ class Incoming:
             self._context.duplicates += header.count
         elif header.count and header.first == self.expected:
             yield self._deliver(header, body)
-            yield from self._release()
+            if self._held:
+                yield from self._release()
         elif header.count and self._has_room(body):
             self._held[header.first] = header, body
             self._held_size += len(body)
