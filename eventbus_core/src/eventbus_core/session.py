@@ -327,7 +327,8 @@ class Incoming:
             self._context.duplicates += header.count
         elif header.count and header.first == self.expected:
             yield self._deliver(header, body, now)
-            yield from self._release()
+            if self._held:
+                yield from self._release()
         elif header.count and self._has_room(body):
             # Not the frame itself, which its notes can make many times as large.
             self._held[header.first] = replace(header, notes=[]), memoryview(bytes(body)), now

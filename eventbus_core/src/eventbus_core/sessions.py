@@ -130,14 +130,15 @@ class Sessions:
             return
         if header.incarnation > newest:
             self._greet(header.node, header.incarnation)
-        yield from self._rest(now)
+        if self._ended:
+            yield from self._rest(now)
         if self._closed and header.partition == self._own:
             if header.count:
                 self.tell(header.node, Note(LEFT, header.session, header.incarnation, header.first))
             return
         incoming = self._incoming.get((header.node, header.session)) or self._begin(header)
         self._active.add(incoming)
-        if (header.node, header.partition) in self._questions:
+        if self._questions and (header.node, header.partition) in self._questions:
             del self._questions[header.node, header.partition]
             self.on_answer()
         yield from incoming.on_frame(header, body, now)
