@@ -31,7 +31,7 @@ RESIDENTS = 3
 VISITORS = 6
 FAULTS = {"drop": 0.01, "double": 0.01, "reorder": 0.01, "cut": 0.0005}
 # Small, so that what is bounded reaches its bounds while the run is young.
-BOUNDS = {"lanes": 8, "lease": 1.0, "owner_cache": 200, "resend_size": 512 * 1024, "resend_age": 3.0, "presence": True}
+BOUNDS = {"lanes": 8, "lease": 1.0, "owner_cache": 200, "resend_size": 64 * 1024, "resend_age": 3.0, "presence": True}
 KILL_EVERY = 5.0
 
 

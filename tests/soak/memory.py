@@ -12,9 +12,10 @@ from statistics import median
 
 import attrs
 
-PER_OPERATION = 16
+PER_OPERATION = 8
 """Bytes that may be kept for each operation: fewer than any object takes."""
-SLACK = 64 * 1024
+SLACK = 1024 * 1024
+"""For what is under way, and kept to be sent again: it is more at one time than at another."""
 RSS_SLACK = 8 * 1024 * 1024
 """For pages that are in use in part, and for the snapshot by which a leak is found."""
 

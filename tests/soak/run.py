@@ -12,6 +12,7 @@ from tests.soak.life import Life
 from tests.soak.memory import Growth, Sample, largest_growth, sample
 
 SAMPLES = 200
+FEWEST = 20
 
 
 async def soak(life: Life, minutes: float, tell: Callable[[str], None]) -> Growth:
@@ -20,17 +21,18 @@ async def soak(life: Life, minutes: float, tell: Callable[[str], None]) -> Growt
     tracemalloc.start()
     try:
         samples: list[Sample] = []
-        pause = minutes * 60 / SAMPLES
+        count = max(FEWEST, min(SAMPLES, int(minutes * 60)))
+        pause = minutes * 60 / count
         began = anyio.current_time()
         early: tracemalloc.Snapshot | None = None
         async with anyio.create_task_group() as group:
             group.start_soon(life.run)
-            for number in range(1, SAMPLES + 1):
+            for number in range(1, count + 1):
                 await anyio.sleep_until(began + number * pause)
                 samples.append(sample(life.operations))
-                if number == SAMPLES // 4:
+                if number == count // 4:
                     early = tracemalloc.take_snapshot()
-                if number % 20 == 0:
+                if number % (count // 10) == 0:
                     tell(_line(samples[-1], anyio.current_time() - began))
             end = tracemalloc.take_snapshot()
             group.cancel_scope.cancel()
