@@ -137,6 +137,11 @@ class RedisServer:
         return self.directory / "server.log"
 
     @property
+    def pid(self) -> int:
+        """The number of the process; it must be alive."""
+        return self._alive().pid
+
+    @property
     def running(self) -> bool:
         """Whether the process lives; a paused one does."""
         return self._process is not None and self._process.poll() is None

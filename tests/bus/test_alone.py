@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
+from time import monotonic, sleep
 from typing import Any
 
 import anyio
@@ -46,9 +47,13 @@ gate = Gate()
 
 
 class _Gated(MemoryTransport):
-    """Comes to its broker by the gate."""
+    """Comes to its broker by the gate, and is opened once, as a transport may be."""
+
+    opened = False
 
     async def open(self) -> None:
+        assert not self.opened
+        self.opened = True
         await super().open()
         gate.check("open")
 
@@ -224,7 +229,7 @@ async def test_a_node_alone_joins_the_others_when_the_broker_comes(way: Way) -> 
         late.client("near") as near,
     ):
         up = Hooked()
-        late.on_reconnected(lambda: up("up"))
+        late.on_reconnected(lambda: up(late.state))
         late.on("n")(handler := Inbox())
         await near.subscribe("n")
         await late.publish("n", "alone")
@@ -233,7 +238,7 @@ async def test_a_node_alone_joins_the_others_when_the_broker_comes(way: Way) -> 
         await other.flush()
         await way.open(group)
         await joined(late)
-        await until(lambda: list(up) == ["up"])
+        await until(lambda: list(up) == ["open"])
         assert near.epoch > 0
         assert late.stats().incarnation > 0
         for number in range(100):
@@ -325,6 +330,25 @@ async def test_a_broker_that_comes_and_refuses_for_good_ends_the_body(monkeypatc
         await live()
 
 
+def test_blocking_code_can_start_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The facade takes the option, and says so too."""
+    monkeypatch.setattr(gate, "closed", True)
+    monkeypatch.setattr(gate, "bars", "open")
+    with (
+        eventbus.connect_blocking("gated://blocking", namespace=fresh_namespace(), wait_for_broker=False) as bus,
+        bus.client("bob") as bob,
+    ):
+        assert bus.state == "alone"
+        bus.send("bob", "n")
+        assert bob.receive(timeout=DEADLINE).type == "n"
+        gate.closed = False
+        end = monotonic() + DEADLINE
+        while bus.state == "alone":
+            assert monotonic() < end
+            sleep(0.002)
+        assert bob.epoch > 0
+
+
 async def test_a_node_that_never_met_the_broker_leaves_at_once(way: Way) -> None:
     """There is nothing to wait for."""
     async with alone(way.uri, fresh_namespace()) as bus, bus.client("bob"):
@@ -392,3 +416,17 @@ async def test_nodes_that_all_started_alone_agree_once_redis_starts(redis_server
         await nodes[0].publish("all", 1)
         await nodes[1].broadcast("all", 2)
         await inbox.got(2)
+
+
+async def test_a_node_that_finds_other_terms_when_it_enters_again_ends() -> None:
+    """The broker lost its memory, and others have founded the namespace anew: waiting would not mend it."""
+
+    async def live() -> None:
+        async with eventbus.connect("memory://tests", namespace=fresh_namespace(), lease=0.3) as bus:
+            directory: Any = bus._node.directory
+            await directory.leave()
+            directory._hub.terms = attrs.evolve(directory._hub.terms, lanes=8)
+            await anyio.sleep_forever()
+
+    with anyio.fail_after(DEADLINE), pytest.raises(NamespaceMismatch):
+        await live()

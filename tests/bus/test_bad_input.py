@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Awaitable, Callable
+from enum import StrEnum
 from typing import Any
 
 import anyio
@@ -192,6 +193,113 @@ async def test_a_cycle_in_the_data_is_refused(uri: str) -> None:
     async with buses(uri, 1) as (bus,):
         with pytest.raises(EventDataError):
             await bus.emit("n", cycle)
+
+
+def nested(depth: int) -> list[Any]:
+    """Lists in lists."""
+    data: list[Any] = []
+    for _ in range(depth):
+        data = [data]
+    return data
+
+
+class Proxy:
+    """Raises whenever it is asked for something, as objects do that stand for others which are not there."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError("working outside of a request")
+
+    def __repr__(self) -> str:
+        raise RuntimeError("working outside of a request")
+
+
+class Text(str):
+    """A str and more."""
+
+
+class Kind(StrEnum):
+    ORDER = "order.created"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [nested(100_000), 10**5000, [10**5000], {10**5000: 1}, Proxy(), [Proxy()], {"a": {"b": Proxy()}}],
+    ids=range(7),
+)
+async def test_data_that_cannot_even_be_shown_is_refused(uri: str, data: Any) -> None:
+    """What is wrong with data is said in a few words, however large it is and whatever its repr does."""
+    async with buses(uri, 1) as (bus,), bus.client("near"):
+        for target in ("near", "@n0"):
+            with pytest.raises(EventDataError) as caught:
+                await bus.send(target, "n", data)
+            assert len(str(caught.value)) < 500
+        with pytest.raises(EventDataError) as caught:
+            await bus.emit("n", headers={"h": data})
+        assert len(str(caught.value)) < 500
+        names: tuple[Any, ...] = (data, [data], {"a": data})
+        for name in names:
+            with pytest.raises(InvalidName) as refused:
+                await bus.emit(name)
+            assert len(str(refused.value)) < 300
+
+
+async def test_a_name_may_be_of_a_subclass_of_str(uri: str) -> None:
+    """A member of an enum, or another kind of str, names what its text names, and arrives as plain text."""
+    async with (
+        buses(uri, 2) as (a, b),
+        a.client(Text("near"), handler=(near := Inbox())),
+        b.client(Text("far"), handler=(far := Inbox())),
+    ):
+        b.on(Text("order.*"))(handler := Inbox())
+        await b.ready()
+        for target in (Text("near"), Text("far"), Text("@n1")):
+            await a.send(target, Kind.ORDER, 1)
+        await a.publish(Text("order.paid"), 1)
+        await a.broadcast(Kind.ORDER, 1)
+        await near.got(1)
+        await far.got(1)
+        for event in await handler.got(3):
+            assert {type(text) for text in (event.type, event.target, event.source)} == {str}
+        assert near.types == far.types == ["order.created"]
+        assert type(near.events[0].type) is type(near.events[0].target) is str
+
+
+async def test_a_million_headers_are_refused(uri: str) -> None:
+    async with buses(uri, 1) as (bus,):
+        with pytest.raises(EventTooLarge):
+            await bus.emit("n", headers={f"h{number}": "x" for number in range(1_000_000)})
+
+
+@pytest.mark.parametrize("name", ["x" * 10_000_000, "*." * 5000 + "*", ">." * 5000 + ">", "é" * 128, "\0" * 1_000_000])
+async def test_g11_a_huge_name_is_refused_in_a_few_words(uri: str, name: str) -> None:
+    async with buses(uri, 1) as (bus,), bus.client("alice") as alice:
+        uses: list[Callable[[], Awaitable[Any]]] = [
+            lambda: bus.emit(name),
+            lambda: bus.send(name, "n"),
+            lambda: bus.locate(name),
+            lambda: alice.subscribe(name),
+            lambda: bus.wait_for(name),
+        ]
+        for use in uses:
+            with pytest.raises(InvalidName) as caught:
+                await use()
+            assert len(str(caught.value)) < 300
+
+
+async def test_g11_patterns_made_to_match_slowly_match_in_time(uri: str) -> None:
+    """The cost of a match grows with the topic and with what is subscribed, never with their combinations."""
+    async with buses(uri, 1) as (bus,):
+        inbox = Inbox()
+        for number in range(500):
+            bits = f"{number:09b}" * 14
+            bus.on(".".join("a" if bit == "0" else "*" for bit in bits))(inbox)
+        bus.on("*." * 100 + ">")(inbox)
+        await bus.ready()
+        with anyio.fail_after(5):
+            for _ in range(3):
+                await bus.emit("a." * 125 + "a")
+                await bus.emit("a." * 125 + "b")
+            await inbox.got(3 * 501)
 
 
 async def test_an_event_that_is_too_large_is_refused(uri: str) -> None:

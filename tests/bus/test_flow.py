@@ -321,6 +321,24 @@ async def test_g11_a_handler_that_lags_is_told_by_the_hook(uri: str) -> None:
         assert b.stats().dropped == 300 - len(got)
 
 
+async def test_g5_what_a_laggard_loses_is_reported_where_it_was_sent(uri: str) -> None:
+    """Events of this node behind one of another, whose sender is held up no more, are reported here and not there."""
+    async with buses(uri, 2, mailbox_events=3, laggard_timeout=0.1) as (a, b), b.client("bob") as bob:
+        far, near = Hooked(), Hooked()
+        a.on_undeliverable(far)
+        b.on_undeliverable(near)
+        await a.send("bob", "far")
+        await until(lambda: b.stats().received_events == 1)
+        assert bob._holding.mailbox._chunks is not None
+        waiting = bob._holding.mailbox._chunks[0]
+        await until(lambda: waiting.ticket is None)
+        for _ in range(4):
+            await b.send("bob", "near")
+        await until(lambda: len(far) + len(near) == 2)
+        assert [fate.type for fate in far] == ["far"]
+        assert [fate.type for fate in near] == ["near"]
+
+
 async def test_large_events_pass(uri: str) -> None:
     """Events up to the limit arrive whole, alone and among small ones, larger than frames and windows."""
     async with (

@@ -16,6 +16,7 @@ import eventbus
 from eventbus import Bus, BusClosed, Event, NamespaceMismatch, NodeAlreadyPresent
 from eventbus_core import Frame, Interrupted, register
 from eventbus_memory import MemoryTransport
+from eventbus_memory.directory import MemoryDirectory
 from tests.bus.support import DEADLINE, Hooked, Host, Inbox, buses, fence, fresh_namespace, take, tasks, until
 
 
@@ -276,6 +277,22 @@ async def test_a_crash_wins_over_the_end_of_the_body(monkeypatch: pytest.MonkeyP
 
     with pytest.raises(RuntimeError) as caught:
         await live()
+    assert caught.value is error
+
+
+async def test_a_directory_that_refuses_to_let_a_node_go_ends_the_bus_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What the directory raises while the bus closes comes out; no task of the bus goes on."""
+
+    async def refuse(directory: MemoryDirectory) -> None:
+        raise error
+
+    error = eventbus.EventBusError("you may not")
+    monkeypatch.setattr(MemoryDirectory, "leave", refuse)
+    with pytest.raises(eventbus.EventBusError) as caught, anyio.fail_after(DEADLINE):
+        async with eventbus.connect("memory://", namespace=fresh_namespace()):
+            pass
     assert caught.value is error
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 
 import anyio
 import pytest
 
-from eventbus import EventTooLarge, LimitExceeded, RequestTimeout
-from tests.bus.support import DEADLINE, Inbox, buses, take
+from eventbus import EventTooLarge, LimitExceeded, RequestTimeout, TransportUnavailable
+from eventbus_core import Owner, delivery
+from tests.bus.support import DEADLINE, Hooked, Inbox, buses, take, until
 
 ASKING = True
 
@@ -100,6 +102,32 @@ async def test_g11_pending_requests(uri: str) -> None:
             assert a.stats().pending_requests == 2
         await ask()
         assert len(await take(silent, 1)) == 1
+
+
+async def test_g11_what_closed_handles_leave_while_the_directory_is_away(
+    uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So much is kept to be sent after its client; the rest is reported at once."""
+    monkeypatch.setattr(delivery, "MAX_STRAYS", 5)
+    async with buses(uri, 1) as (bus,):
+        lost = Hooked()
+        bus.on_undeliverable(lost)
+        away = True
+        locate = bus._node.directory.locate
+
+        async def find(clients: Sequence[str]) -> Sequence[Owner | None]:
+            if away:
+                raise TransportUnavailable("the directory is away")
+            return await locate(clients)
+
+        monkeypatch.setattr(bus._node.directory, "locate", find)
+        async with bus.client("bob"):
+            for number in range(20):
+                await bus.send("bob", f"n.{number}")
+        await until(lambda: len(lost) == 15)
+        assert {fate.reason for fate in lost} == {"client gone"}
+        away = False
+        await until(lambda: len(lost) == 20)
 
 
 async def test_g11_the_size_of_an_event(uri: str) -> None:

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 import eventbus
+from eventbus_core.cli.app import app
 from tests.cli.programs import COMMAND, TIMEOUT, environment, run
 
 
@@ -15,7 +16,7 @@ def test_help_names_the_commands_and_gives_examples() -> None:
     shown = run("--help")
     assert shown.returncode == 0
     assert "backends" in shown.stdout
-    assert "eventbus demo redis://localhost:6379/0" in shown.stdout
+    assert "eventbus doctor redis://localhost:6379/0" in shown.stdout
     assert shown.stderr == ""
 
 
@@ -24,6 +25,13 @@ def test_help_of_the_demo_names_its_options_and_the_variable() -> None:
     assert shown.returncode == 0
     for text in ("EVENTBUS_URI", "--nodes", "--clients", "--seconds", "--json", "Examples"):
         assert text in shown.stdout
+
+
+@pytest.mark.parametrize("command", [command.name for command in app.registered_commands])
+def test_help_of_every_command_has_examples_and_the_exit_status(command: str) -> None:
+    shown = " ".join(run(command, "--help").stdout.split())
+    assert f"Examples: eventbus {command}" in shown
+    assert "Exit status: 0 if all is well" in shown
 
 
 def test_shows_its_version() -> None:

@@ -791,6 +791,20 @@ def test_g10_what_is_taken_back_is_no_gap_though_it_is_kept_no_more() -> None:
     assert (outgoing.next, outgoing.position, len(outgoing.kept)) == (1, 0, 0)
 
 
+def test_g10_what_is_asked_for_once_more_comes_in_smaller_portions() -> None:
+    """Redis cuts a subscriber for whom too much comes at once; the same portion again would get it cut again."""
+    sessions = Sessions(BusOptions(), "a", 1, ordered=True)
+    outgoing = sessions.outgoing(node_partition("b"), "b")
+    for _ in range(200):
+        outgoing.pack([b"x" * 10_000], 10_000, [], 0.0)
+
+    def portion(first: int) -> int:
+        return len(outgoing.again(first, 200)[0])
+
+    assert [portion(1) for _ in range(6)] == [105, 27, 7, 2, 1, 1]
+    assert [portion(first) for first in (2, 3, 4, 5)] == [1, 1, 1, 2]
+
+
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(1, 3), st.integers(0, 3000), st.integers(0, 2)), max_size=40))
 def test_g11_kept_frames_stay_within_their_bounds(steps: list[tuple[int, int, int, int]]) -> None:
     """All frames that are kept together have no more bytes than resend_size, and none is older than resend_age."""

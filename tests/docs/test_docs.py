@@ -7,6 +7,9 @@ A fenced ``python`` block is a whole program, unless an HTML comment on the line
 ``<!-- fragment, endless -->``  likewise, and does not end by itself
 ``<!-- file: PATH -->``         it is a file of the folder that the page shows (of whatever language)
 ``<!-- output -->``             what the program above prints (a ``text`` block)
+``<!-- example -->``            it is a program of ``examples/``, which the site includes
+
+What docs/redis.md shows of a server's configuration is tried in test_redis_page.py.
 """
 
 from __future__ import annotations
@@ -177,7 +180,7 @@ async def test_a_fragment_runs_on_redis(block: Block, redis_uri: str) -> None:
 
 
 def test_every_block_is_marked_with_something_known() -> None:
-    known = {"", "fragment", "fragment, endless", "command: demo", "command: test"}
+    known = {"", "fragment", "fragment, endless", "example", "acl", "command: demo", "command: test"}
     for page in PAGES:
         for block in blocks_of(page):
             assert block.marker in known or block.marker.startswith("file: "), f"{block.place}: {block.marker!r}?"
@@ -315,6 +318,17 @@ def test_a_page_can_be_found_from_the_index(page: Path) -> None:
     assert page.name == "index.md" or page.name in set(links_of(ROOT / "docs/index.md"))
 
 
+def test_the_site_has_every_page() -> None:
+    site = tomllib.loads((ROOT / ".zensical.toml").read_text(encoding="utf-8"))["project"]
+    listed = [page for part in site["nav"] for pages in part.values() for entry in pages for page in entry.values()]
+    assert sorted(listed) == [page.name for page in PAGES[1:]]
+
+
+def test_every_example_is_on_the_page_of_examples() -> None:
+    shown = [block.text for block in blocks_of(ROOT / "docs/examples.md") if block.marker == "example"]
+    assert sorted(shown) == [f'--8<-- "examples/{example.name}"' for example in EXAMPLES]
+
+
 def test_commands_name_files_that_exist() -> None:
     for page in PAGES:
         for block in blocks_of(page):
@@ -361,6 +375,6 @@ def _is_error(value: object) -> bool:
 
 
 def test_every_guarantee_is_described() -> None:
-    for page in ("README.md", "docs/concepts.md"):
+    for page in ("README.md", "docs/guarantees.md"):
         rows = re.findall(r"^\| (G\d+) ", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE)
         assert set(rows) == GUARANTEES, page

@@ -18,7 +18,7 @@ from time import monotonic
 from typing import Any
 
 import eventbus
-from eventbus import Bus, BusClosed, Client, ClientTakenOver, EventBusError
+from eventbus import Bus, BusClosed, Client, ClientTakenOver, EventBusError, Undeliverable
 
 
 def say(what: str, **facts: object) -> None:
@@ -34,6 +34,12 @@ class Program:
         self._bus = bus
         self._group = group
         self._clients: dict[str, Client] = {}
+        bus.on_undeliverable(self.undeliverable)
+        bus.on_lease_lost(lambda: say("lease lost"))
+
+    def undeliverable(self, fate: Undeliverable) -> None:
+        """Say which of the numbers that were sent will not be handled."""
+        say("undeliverable", client=fate.target, number=int(fate.type.partition(".")[2]), reason=fate.reason)
 
     async def obey(self, command: dict[str, Any]) -> None:
         """Do what *command* says, and say what came of it."""
@@ -41,7 +47,7 @@ class Program:
         try:
             value = await getattr(self, command.pop("do"))(**command)
         except EventBusError as error:
-            say("answer", id=number, error=type(error).__name__)
+            say("answer", id=number, error=type(error).__name__, text=str(error))
         else:
             say("answer", id=number, value=value)
 
@@ -97,31 +103,24 @@ async def _commands() -> AsyncIterator[dict[str, Any]]:
         yield json.loads(line)
 
 
-async def run(uri: str, node: str) -> None:
+async def run(uri: str, node: str, program: type[Program]) -> None:
     """Be on the bus until stdin ends or SIGTERM cancels us, as it does in many an application."""
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    async with eventbus.connect(uri, node=node) as bus:
-        bus.on_undeliverable(
-            lambda fate: say(
-                "undeliverable", client=fate.target, number=int(fate.type.partition(".")[2]), reason=fate.reason
-            )
-        )
-        bus.on_lease_lost(lambda: say("lease lost"))
-        async with asyncio.TaskGroup() as group:
-            program = Program(bus, group)
-            say("open")
-            async for command in _commands():
-                group.create_task(program.obey(command))
-            task.cancel()
+    async with eventbus.connect(uri, node=node) as bus, asyncio.TaskGroup() as group:
+        running = program(bus, group)
+        say("open")
+        async for command in _commands():
+            group.create_task(running.obey(command))
+        task.cancel()
 
 
-def main(uri: str, node: str) -> None:
-    """Run the program."""
+def main(uri: str, node: str, program: type[Program] = Program) -> None:
+    """Run the *program*."""
     try:
         with suppress(asyncio.CancelledError):
-            asyncio.run(run(uri, node))
+            asyncio.run(run(uri, node, program))
     except EventBusError as error:
         say("failed", error=type(error).__name__)
     else:
@@ -129,4 +128,4 @@ def main(uri: str, node: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(sys.argv[1], sys.argv[2])

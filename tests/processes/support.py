@@ -26,25 +26,25 @@ Start: TypeAlias = "Callable[[str], Coroutine[Any, Any, NodeProcess]]"
 class Refused(Exception):
     """Raised when a node answers a command with an error; ``name`` is that of its class."""
 
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
+    def __init__(self, name: str, text: str = "") -> None:
+        super().__init__(f"{name}: {text}" if text else name)
         self.name = name
 
 
 class NodeProcess:
     """
-    One process that runs ``tests.processes.node``.
+    One process that runs ``tests.processes.node``, or another *program* that obeys as that does.
 
     Attributes:
         said: all that it has said so far.
     """
 
-    def __init__(self, uri: str, node: str) -> None:
+    def __init__(self, uri: str, node: str, *, program: str = "tests.processes.node") -> None:
         self.node = node
         self.said: list[Record] = []
         self._answers: dict[int, Record] = {}
         self._numbers = itertools.count(1)
-        command = [sys.executable, "-m", "tests.processes.node", uri, node]
+        command = [sys.executable, "-m", program, uri, node]
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(
             command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, bufsize=1, cwd=Path(__file__).parents[2]
@@ -56,6 +56,11 @@ class NodeProcess:
 
     def __repr__(self) -> str:
         return f"<NodeProcess {self.node} {self._process.poll()} {''.join(self._errors)[-2000:]}>"
+
+    @property
+    def pid(self) -> int:
+        """The number of the process."""
+        return self._process.pid
 
     async def opened(self) -> None:
         """
@@ -81,7 +86,7 @@ class NodeProcess:
         answer = self._answers.pop(number, None)
         assert answer is not None, f"{self!r} ended before it answered {do}"
         if "error" in answer:
-            raise Refused(answer["error"])
+            raise Refused(answer["error"], answer["text"])
         return answer["value"]
 
     def tell(self, do: str, **arguments: object) -> int:
@@ -126,6 +131,11 @@ class NodeProcess:
         now = monotonic()
         self._process.terminate()
         return now
+
+    def end(self) -> None:
+        """Have it leave the bus and end, of its own accord."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
 
     def pause(self) -> None:
         """Stop it in its tracks (SIGSTOP), connections open."""

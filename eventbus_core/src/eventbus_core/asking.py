@@ -12,16 +12,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from time import monotonic, time_ns
-from typing import Final
+from typing import Annotated, Final
 
 import anyio
 import attrs
+import msgspec
 
 from eventbus_core.errors import NamespaceMismatch, NodeAlreadyPresent
 from eventbus_core.event import Event
 from eventbus_core.names import is_identifier
 from eventbus_core.transport import Claim, Directory, Node, Owner, Terms
-from eventbus_core.wire import Number
 
 ALIVE: Final = "$sys.alive"
 GONE: Final = "$sys.gone"
@@ -32,6 +32,11 @@ ASK_TIMEOUT: Final = 0.5
 QUESTIONS: Final = 3
 INTRODUCTION: Final = 0.3
 """Seconds that a node which enters gives the others to say that they are there."""
+MAX_NODES: Final = 100_000
+
+Stamp = Annotated[int, msgspec.Meta(ge=0, le=2**61)]
+"""A number that grows beyond whatever was heard of: a forged one leaves room for those that follow it in a frame."""
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=86_400)]
 
 
 @attrs.frozen
@@ -39,8 +44,8 @@ class Alive:
     """What a node says of itself."""
 
     node: str
-    incarnation: Number
-    lease: float
+    incarnation: Stamp
+    lease: Seconds
     wire_version: int
     lanes: int
 
@@ -50,9 +55,9 @@ class Question:
     """Who holds *clients*, or any if there are none; a claim says by which *epochs* it takes them over."""
 
     me: Alive
-    number: Number
+    number: Stamp
     clients: list[str]
-    epochs: list[Number] | None = None
+    epochs: list[Stamp] | None = None
     takeover: bool = False
 
 
@@ -61,9 +66,9 @@ class Answer:
     """What a node holds of what it was asked for, with its epochs."""
 
     me: Alive
-    number: Number
-    held: dict[str, Number]
-    claiming: dict[str, Number]
+    number: Stamp
+    held: dict[str, Stamp]
+    claiming: dict[str, Stamp]
 
 
 @attrs.frozen
@@ -71,7 +76,7 @@ class Superseded:
     """What a node tells those who hold or claim *client* by smaller epochs, beside the one that it took it from."""
 
     client: str
-    epoch: Number
+    epoch: Stamp
     node: str
 
 
@@ -181,8 +186,10 @@ class AskingDirectory(Directory):
 
     async def renew(self) -> bool:
         self._check()
-        if self._nodes and not self._others():
+        others = self._others()
+        if self._nodes and not others:
             return False  # all whom we knew have fallen silent: it may be us who was cut off
+        self._nodes = {alive.node: self._nodes[alive.node] for alive, _ in others}
         if self._present:
             self.tell_all(ALIVE, self._me)
         return self._present
@@ -340,7 +347,7 @@ class AskingDirectory(Directory):
         elif (alive.wire_version, alive.lanes) != (me.wire_version, me.lanes):
             if alive.incarnation < me.incarnation:
                 self._taken_by = NamespaceMismatch(self._namespace, "a lane count of", alive.lanes, me.lanes)
-        else:
+        elif alive.node in self._nodes or len(self._nodes) < MAX_NODES:
             known = self._nodes.get(alive.node)
             self._nodes[alive.node] = alive, monotonic() + alive.lease
             self._last = max(self._last, alive.incarnation)

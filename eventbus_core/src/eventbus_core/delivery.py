@@ -4,7 +4,7 @@ What becomes of the frames that arrive: to the mailboxes of those concerned, or 
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable
 from time import monotonic
 from typing import Final, NamedTuple
@@ -22,19 +22,24 @@ from eventbus_core.losses import Gap, loss_event
 from eventbus_core.mailbox import Mailbox
 from eventbus_core.names import NODE_SIGN, RESERVED, is_identifier
 from eventbus_core.outbox import Queue
+from eventbus_core.refusals import LEFT, STALE, Refusals
 from eventbus_core.routing import MOVED, NO_HANDLER, Moved, Router
 from eventbus_core.session import Outgoing, Ready, Ticket
 from eventbus_core.sessions import Sessions
 from eventbus_core.topics import lanes_of
-from eventbus_core.transport import ALL_NODES, Frame, Owner, Transport, lane_partition, node_partition
-from eventbus_core.wire import unpack, unpack_events
+from eventbus_core.transport import ALL_NODES, Frame, Node, Owner, Transport, lane_partition, node_partition
+from eventbus_core.wire import Header, unpack, unpack_events
 
 logger = get_logger("eventbus")
 
 MAX_HOPS: Final = 2
+MAX_STRAYS: Final = 100_000
+"""Events of handles closed here that may wait for the directory's word; those of other nodes are bounded by credit."""
 PAUSE: Final = 0.2
 EVENTS_PER_TURN: Final = 256
 FRAMES_PER_TURN: Final = 32
+DOUBT_EVERY: Final = 0.5
+MAX_DOUBTED: Final = 1000
 
 CLIENT_GONE: Final = "client gone"
 NODE_UNREACHABLE: Final = "node unreachable"
@@ -60,7 +65,6 @@ class Delivery:
         forwarded: events passed on to another node.
         interruptions: how often the transport said that frames may have been lost.
         seconds: of each frame, from when it came until its deliveries were handled.
-        refused: frames dropped, by the kind of their fault.
     """
 
     def __init__(
@@ -72,10 +76,11 @@ class Delivery:
         on_gap: Callable[[Gap], None],
         on_namesake: Callable[[int], None],
         on_interrupted: Callable[[], None],
+        refusals: Refusals,
     ) -> None:
         self.frames = self.events = self.deliveries = self.forwarded = self.interruptions = 0
         self.seconds = Spread(SHORTEST)
-        self.refused: Counter[str] = Counter()
+        self._refusals = refusals
         self._router = router
         self._handlers = handlers
         self._sessions = sessions
@@ -94,11 +99,16 @@ class Delivery:
         self._accepted = {self._partition, ALL_NODES}
         self._limit = transport.capabilities.max_frame_size
         self._strays: deque[Stray] = deque()
-        self._suspects: set[Queue] = set()
+        self._suspects: set[str] = set()
+        self._roll_call_at = monotonic() + self._options.lease
+        self._absent: set[str] = set()  # when the roll was called last
+        self._doubted: set[str] = set()  # nodes that may not have begun anew, as a forged frame said
+        self._doubt_at = 0.0
         self._work = anyio.Event()
         self._progress = anyio.Event()
         sessions.on_left = self._on_left
         sessions.on_settled = lambda since: self.seconds.add(monotonic() - since)
+        sessions.on_stale = self._on_stale
 
     async def run(self) -> None:
         """Read until the transport is closed."""
@@ -126,20 +136,23 @@ class Delivery:
                 await items.aclose()
 
     def tend(self, now: float) -> None:
-        """Do what is due in the sessions."""
+        """Do what is due in the sessions, and once a lease look who is still there."""
         for item in self._sessions.tend(now):
             self._take_in(item)
+        if self._is_to_look():
+            self._work.set()
 
     def suspect(self, queue: Queue) -> None:
         """Find out whether the node of *queue* is still there, as it does not take its events."""
-        self._router.resettle(queue)
-        self._suspects.add(queue)
-        self._work.set()
+        if queue.node is not None:
+            self._router.resettle(queue)
+            self._suspects.add(queue.node)
+            self._work.set()
 
     def stray(self, event: Event, sender: str | None) -> None:
         """Send *event*, which came from *sender*, after its client: it is here no more."""
-        if self._ownership.alone:
-            self._router.report(event, self._node, CLIENT_GONE)
+        if self._ownership.alone or len(self._strays) >= MAX_STRAYS:
+            self._router.report(event, event.accepted_by(sender or self._node), CLIENT_GONE)
             return
         self._strays.append(Stray(event, event.accepted_by(sender or self._node), None))
         self._work.set()
@@ -150,14 +163,14 @@ class Delivery:
             await self._progress.wait()
 
     async def run_errands(self) -> None:
-        """Send strays after their clients, and find out about suspects; for ever."""
+        """Send strays after their clients, and find out who is gone; for ever."""
         while True:
-            if not self._strays and not self._suspects:
+            if not self._strays and not self._is_to_look():
                 self._work = anyio.Event()
                 await self._work.wait()
             try:
-                if self._suspects:
-                    await self._check_suspects()
+                if self._is_to_look():
+                    await self._look_who_is_there()
                 if self._strays:
                     await self._redirect(self._strays)
                 self._progress.set()
@@ -175,14 +188,14 @@ class Delivery:
             if not is_identifier(header.node):
                 raise FrameError("malformed", "its sender has a name that no node can have")
         except FrameError as error:
-            self._refuse(error)
+            self._refusals.add(error.kind, error)
             return
         if header.node == self._node:  # what we publish is served here at once, not when the transport brings it back
             if header.incarnation != self._sessions.incarnation:
                 self._on_namesake(header.incarnation)
             return
         if header.partition not in self._accepted and header.partition not in self._subscriptions.lanes.accepted:
-            self.refused["left"] += 1
+            self._refusals.add(LEFT, f"a frame of {header.node} to {header.partition}")
             return
         self.frames += 1
         for item in self._sessions.receive(header, body, now):
@@ -197,7 +210,7 @@ class Delivery:
         try:
             events = unpack_events(item.body)
         except FrameError as error:
-            self._refuse(error)
+            self._refusals.add(error.kind, error)
             item.ticket.expect(0)
             return
         self.events += len(events)
@@ -311,25 +324,57 @@ class Delivery:
         if origin not in (self._node, owner.node):
             self._router.tell_node(origin, MOVED, Moved(event.target, owner))
 
-    async def _check_suspects(self) -> None:
+    def _is_to_look(self) -> bool:
+        now = monotonic()
+        return bool(self._suspects) or now >= self._roll_call_at or (bool(self._doubted) and now >= self._doubt_at)
+
+    async def _look_who_is_there(self) -> None:
+        """Give up on suspects that are gone, and on every node that was gone at two roll calls, a lease apart."""
         suspects, self._suspects = self._suspects, set()
         try:
-            alive = {node.id for node in await self._directory.nodes()}
+            nodes = await self._directory.nodes()
         except EventBusError:
             self._suspects |= suspects
             raise
+        self._settle_doubts(nodes)
+        alive = {node.id for node in nodes}
         if self._node not in alive or self._router.doubtful():
-            return  # the directory has lost its memory; those who live will enter again
-        for queue in suspects:
-            if queue.node is not None and queue.node not in alive:
-                self._router.forget_node(queue.node)
-                self._sessions.forget(queue.node)
-                sent, waiting = self._outbox.abandon(queue.session, queue.session.handled)
-                self._router.undeliverable[NODE_DEAD] += self._outbox.forgotten(queue.session)
-                for event in sent:  # perhaps it was handled; sent anywhere else, it could be so twice
-                    self._router.report(event, event.accepted_by(self._node), NODE_DEAD)
-                for event in waiting:
-                    self.stray(event, None)
+            alive |= suspects | self._sessions.nodes()  # it has lost its memory; those who live will enter again
+        if monotonic() >= self._roll_call_at:
+            self._roll_call_at = monotonic() + self._options.lease
+            absent = self._sessions.nodes() - alive
+            suspects |= absent & self._absent
+            self._absent = absent
+        for node in suspects - alive:
+            self._give_up(node)
+
+    def _settle_doubts(self, nodes: Iterable[Node]) -> None:
+        """Listen again to nodes in whose name a frame came of an incarnation that the directory never issued."""
+        for node in nodes:
+            if node.id in self._doubted:
+                self._sessions.disown(node.id, node.incarnation)
+        self._doubted.clear()
+        self._doubt_at = monotonic() + DOUBT_EVERY
+
+    def _on_stale(self, header: Header) -> None:
+        self._refusals.note(STALE, f"a frame of {header.node} in its former incarnation {header.incarnation}")
+        if len(self._doubted) < MAX_DOUBTED:
+            self._doubted.add(header.node)
+            self._work.set()
+
+    def _give_up(self, node: str) -> None:
+        """Forget *node*, which is dead, and report what it had not confirmed."""
+        self._router.forget_node(node)
+        self._sessions.forget(node)
+        queue = self._outbox.known(node)
+        if queue is None:
+            return
+        sent, waiting = self._outbox.abandon(queue.session, queue.session.handled)
+        self._router.undeliverable[NODE_DEAD] += self._outbox.forgotten(queue.session)
+        for event in sent:  # perhaps it was handled; sent anywhere else, it could be so twice
+            self._router.report(event, event.accepted_by(self._node), NODE_DEAD)
+        for event in waiting:
+            self.stray(event, None)
 
     def _on_left(self, session: Outgoing, first: int) -> None:
         """Send what a node that leaves has not taken in after the clients that it was for."""
@@ -348,9 +393,3 @@ class Delivery:
                 for lane in lanes_of(pattern, self._options.lanes)
             ):
                 holding.mailbox.put([loss_event(gap)], 0, None)
-
-    def _refuse(self, error: FrameError) -> None:
-        self.refused[error.kind] += 1
-        if self.refused[error.kind] == 1:
-            extra = {"node": self._node, "kind": error.kind, "error": str(error)}
-            logger.warning("dropped a frame, further ones of its kind are only counted: %s", error, extra=extra)

@@ -30,6 +30,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from reprlib import Repr
+from typing import Final
+
+_repr: Final = Repr()
+_repr.maxstring = _repr.maxother = 80
+
+
+def shown(value: object) -> str:
+    """Return what an error shows of *value*: its repr or a part of it, whatever it is and however large."""
+    try:
+        return _repr.repr(value)
+    except Exception:  # by numbers of too many digits, for one
+        return f"<{type(value).__name__}>"
 
 
 class EventBusError(Exception):
@@ -62,7 +75,7 @@ class OptionError(ConfigurationError):
     @classmethod
     def bad_value(cls, name: str, value: object, expected: str) -> OptionError:
         """Return the error for a *value* that is not what is *expected*."""
-        return cls(f"option {name!r} is {value!r}; it must be {expected}")
+        return cls(f"option {name!r} is {shown(value)}; it must be {expected}")
 
 
 class NamespaceMismatch(ConfigurationError):
@@ -82,10 +95,7 @@ class InvalidName(EventBusError, ValueError):
     """Raised for a name that breaks the rules of its kind."""
 
     def __init__(self, kind: str, name: object, rule: str) -> None:
-        shown = repr(name)
-        if len(shown) > 80:
-            shown = f"{shown[:60]}...{shown[-10:]}"
-        super().__init__(f"{shown} is not a valid {kind}: {rule}")
+        super().__init__(f"{shown(name)} is not a valid {kind}: {rule}")
 
 
 class EventDataError(EventBusError, TypeError):

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias, TypeVar
 import msgspec
 from msgspec.structs import force_setattr, replace
 
-from eventbus_core.errors import EventDataError, EventTooLarge
+from eventbus_core.errors import EventDataError, EventTooLarge, shown
 from eventbus_core.names import NODE_SIGN, is_identifier
 
 T = TypeVar("T")
@@ -163,12 +163,12 @@ def check_headers(headers: Mapping[Any, Any]) -> tuple[dict[str, str], int]:
         raise EventDataError(f"headers are a dict of text to text, not {_short(headers)}")
     for name, value in headers.items():
         if not isinstance(name, str) or not isinstance(value, str):
-            raise EventDataError(f"header {name!r} is {_short(value)}; headers are text, put other data into data")
+            raise EventDataError(f"header {shown(name)} is {_short(value)}; headers are text, put other data into data")
     own = dict(headers)
     try:
         return own, len(_encode(own))
-    except UnicodeEncodeError as error:
-        raise EventDataError(f"headers {own!r} cannot be sent: {error}") from error
+    except (TypeError, UnicodeEncodeError) as error:
+        raise EventDataError(f"headers {shown(own)} cannot be sent: {error}") from error
 
 
 def _unreadable(type: str, error: Exception) -> EventDataError:
@@ -188,17 +188,17 @@ def _find_fault(value: Any, path: str, error: Exception, depth: int = 32) -> tup
 
 def _children(value: Any) -> list[tuple[str, Any]]:
     if isinstance(value, Mapping):
-        return [(f"[{key!r}]", child) for key, child in value.items()]
+        return [(f"[{shown(key)}]", child) for key, child in value.items()]
     if isinstance(value, list | tuple | set | frozenset):
         return [(f"[{index}]", child) for index, child in enumerate(value)]
+    kind = type(value)  # the object itself may be one that does not like to be asked
     names = (
-        getattr(value, "__struct_fields__", None)
-        or [field.name for field in getattr(value, "__attrs_attrs__", ())]
-        or list(getattr(value, "__dataclass_fields__", ()))
+        getattr(kind, "__struct_fields__", None)
+        or [field.name for field in getattr(kind, "__attrs_attrs__", ())]
+        or list(getattr(kind, "__dataclass_fields__", ()))
     )
     return [(f".{name}", getattr(value, name)) for name in names if hasattr(value, name)]
 
 
 def _short(value: object) -> str:
-    shown = repr(value)
-    return f"{type(value).__name__} {shown if len(shown) <= 60 else shown[:57] + '...'}"
+    return f"{type(value).__name__} {shown(value)}"

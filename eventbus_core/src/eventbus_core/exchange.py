@@ -15,6 +15,7 @@ from eventbus_core.event import Event
 from eventbus_core.losses import Undeliverable
 from eventbus_core.names import RESERVED, is_identifier
 from eventbus_core.ownership import Holding, Ownership
+from eventbus_core.refusals import OWN, Refusals
 from eventbus_core.requests import Requests
 from eventbus_core.routing import MOVED, UNDELIVERABLE, Moved, Router
 from eventbus_core.stats import Stats
@@ -40,12 +41,7 @@ class TakenOver:
 
 
 class Exchange:
-    """
-    Takes the events that are for this node itself and no application; each is an event like any other.
-
-    Attributes:
-        failed: of them, those whose data was not what it should be; they were dropped.
-    """
+    """Takes the events that are for this node itself and no application; each is an event like any other."""
 
     def __init__(
         self,
@@ -55,8 +51,9 @@ class Exchange:
         on_undeliverable: Callable[[Undeliverable], None],
         stats: Callable[[], Stats],
         asking: AskingDirectory | None,
+        refusals: Refusals,
     ) -> None:
-        self.failed = 0
+        self._refusals = refusals
         self._router = router
         self._ownership = ownership
         self._requests = requests
@@ -84,8 +81,8 @@ class Exchange:
                 self._requests.settle(event.answers, outcome)
             else:
                 kind(event)
-        except EventDataError:
-            self.failed += 1
+        except EventDataError as error:
+            self._refusals.add(OWN, error)
         return True
 
     def took_over(self, holding: Holding) -> None:
@@ -109,7 +106,7 @@ class Exchange:
         if under_way := self._handovers.get(holding.handover):
             with anyio.move_on_after(HANDOVER_TIMEOUT):
                 await under_way[1].wait()
-            if self._settle_handover(holding.handover):
+            if self.settle_handover(holding.handover):
                 owner = Owner(self._router.node, self._ownership.incarnation, holding.epoch)
                 self._router.tell_all(MOVED, Moved(holding.name, owner))
 
@@ -132,14 +129,14 @@ class Exchange:
     def _moved(self, event: Event) -> None:
         moved = event.decode(Moved)
         if not is_identifier(moved.owner.node):
-            self.failed += 1
+            self._refusals.add(OWN, f"{event!r} names a node that cannot be")
         elif moved.owner.node != self._router.node:
             self._router.remember(moved.client, moved.owner)
 
     def _taken_over(self, event: Event) -> None:
         taken = event.decode(TakenOver)
         if not is_identifier(taken.node):
-            self.failed += 1
+            self._refusals.add(OWN, f"{event!r} names a node that cannot be")
             return
         if taken.node != self._router.node:
             self._router.remember(taken.client, Owner(taken.node, 0, taken.epoch))
@@ -147,12 +144,12 @@ class Exchange:
         self._router.tell_node(taken.node, HANDED_OVER, event.id)
 
     def _handed_over(self, event: Event) -> None:
-        self._settle_handover(event.decode(str))
+        self.settle_handover(event.decode(str))
 
     def _undeliverable(self, event: Event) -> None:
         fate = event.decode(Undeliverable)
         if fate.type == TAKEN_OVER:
-            self._settle_handover(fate.id)
+            self.settle_handover(fate.id)
         self._router.forget(fate.target)
         if fate.type[:1] != RESERVED:
             counts = self._router.undeliverable
@@ -160,8 +157,8 @@ class Exchange:
         if not self._requests.settle(fate.id, RequestFailed(fate.target, fate.reason)) and fate.type[:1] != RESERVED:
             self._on_undeliverable(fate)
 
-    def _settle_handover(self, id: str) -> bool:
-        """End a handover; return whether it was still under way."""
+    def settle_handover(self, id: str) -> bool:
+        """End a handover, as it was confirmed or is of no more use; return whether it was still under way."""
         under_way = self._handovers.pop(id, None)
         if under_way is not None:
             holding, done = under_way

@@ -11,7 +11,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from eventbus_core.delivery import NODE_UNREACHABLE
-from eventbus_core.errors import BusClosed, ClientTakenOver, TransportUnavailable
+from eventbus_core.errors import BusClosed, ClientTakenOver, EventBusError, TransportUnavailable
 from eventbus_core.log import get_logger
 from eventbus_core.names import RESERVED
 from eventbus_core.node import LocalNode
@@ -213,7 +213,7 @@ class Life:
         with anyio.move_on_after(LEAVE_TIMEOUT, shield=True):
             try:
                 await self.node.ownership.leave()
-            except TransportUnavailable as error:
+            except EventBusError as error:
                 extra = {"node": self.node.id, "error": str(error)}
                 logger.warning("node %s could not leave, its lease will end: %s", self.node.id, error, extra=extra)
 

@@ -55,7 +55,7 @@ def check_identifier(kind: str, name: object) -> str:
     """
     if not isinstance(name, str) or not is_identifier(name):
         raise InvalidName(kind, name, f"1 to {MAX_IDENTIFIER} of A-Z a-z 0-9 _ - and single dots between")
-    return name
+    return str.__str__(name)
 
 
 def check_address(address: object) -> str:
@@ -86,7 +86,7 @@ def check_topic(topic: str) -> str:
 
 @lru_cache(maxsize=4096)
 def _checked_topic(topic: str) -> str:
-    _check_characters("topic", topic)
+    topic = _check_characters("topic", topic)
     if topic[0] == RESERVED:
         raise InvalidName("topic", topic, "topics that begin with $ belong to the bus")
     if "" in topic.split("."):
@@ -101,7 +101,7 @@ def check_pattern(pattern: str) -> str:
     Raises:
         InvalidName: a wildcard is only a part of a token, ``>`` is not the last, or a rule of topics is broken.
     """
-    _check_characters("pattern", pattern, wildcards=True)
+    pattern = _check_characters("pattern", pattern, wildcards=True)
     tokens = pattern.split(".")
     if "" in tokens:
         raise InvalidName("pattern", pattern, "no token between the dots may be empty")
@@ -134,7 +134,7 @@ def _check_characters(kind: str, name: object, *, wildcards: bool = False) -> st
         raise InvalidName(kind, name, f"it takes over {MAX_NAME} bytes")
     if not wildcards and ("*" in name or ">" in name):
         raise InvalidName(kind, name, "the wildcards * and > belong in patterns")
-    return name
+    return str.__str__(name)  # MessagePack knows no subclasses of str
 
 
 def _no_text(kind: str, name: object) -> InvalidName:

@@ -37,6 +37,7 @@ from eventbus_core.options import BusOptions
 from eventbus_core.outbox import Outbox
 from eventbus_core.ownership import Holding, Ownership
 from eventbus_core.presence import CLIENT_CLAIMED, CLIENT_RELEASED, CLIENT_TAKEN_OVER, Presence
+from eventbus_core.refusals import Refusals
 from eventbus_core.requests import Requests
 from eventbus_core.routing import NO_HANDLER, Route, Router, Wait
 from eventbus_core.sessions import Sessions
@@ -49,7 +50,6 @@ from eventbus_core.wire import LARGEST_ENVELOPE
 TICK: Final = 0.05
 LEAVE_TIMEOUT: Final = 2.0
 SETTLE_TIMEOUT: Final = 4.0
-OWN_EVENT: Final = "own event"
 
 
 Headers: TypeAlias = Mapping[str, str]
@@ -98,6 +98,7 @@ class LocalNode:
             self.id, self.mailboxes, self._start, self._handler_failed, self.lost, lambda: self.open
         )
         self.handlers: dict[Handler, None] = {}
+        self.refusals = Refusals(self.id)
         self.requests = Requests(options.max_requests)
         self.ownership = Ownership(
             self.directory,
@@ -130,11 +131,18 @@ class LocalNode:
             lambda event: self.exchange.take(event),
         )
         self.exchange = Exchange(
-            self.router, self.ownership, self.requests, self.on_undeliverable.emit, self.stats, asking
+            self.router, self.ownership, self.requests, self.on_undeliverable.emit, self.stats, asking, self.refusals
         )
         namesake = asking.namesake if asking else lambda _incarnation: None
         self.delivery = Delivery(
-            self.router, self.handler_context, self.sessions, transport, self.on_gap.emit, namesake, self._doubt
+            self.router,
+            self.handler_context,
+            self.sessions,
+            transport,
+            self.on_gap.emit,
+            namesake,
+            self._doubt,
+            self.refusals,
         )
         if asking is not None:
             asking.tell_all, asking.tell_node = self.router.tell_all, self.router.tell_node
@@ -199,15 +207,17 @@ class LocalNode:
         """Send to a client or a node, in the name of *source*."""
         # Nearly every event goes this way: through _event, Router.send, and Mailbox.add or Outbox.add. So there is
         # one look-up for the client and one for the route, and nothing is awaited that need not wait.
-        route = self._route(target)
+        if target.__class__ is not str:
+            target = check_address(target)
+        route = self.router.remembered.get(target)
         until = None if expires is None else time() + expires
         event, size = self._event(source, target, check_topic(type), data, headers, route, until)
         return self.router.send(event, size, route)
 
     def publish(self, source: str, topic: str, data: object, headers: Headers | None) -> Wait:
         """Publish to a topic, in the name of *source*."""
-        address = topic_address(check_topic(topic))
-        return self.router.publish(topic, *self._event(source, address, topic, data, headers))
+        topic = check_topic(topic)
+        return self.router.publish(topic, *self._event(source, topic_address(topic), topic, data, headers))
 
     def broadcast(self, source: str, type: str, data: object, headers: Headers | None, *, include_self: bool) -> Wait:
         """Send to every node, in the name of *source*."""
@@ -234,7 +244,9 @@ class LocalNode:
     async def _request(
         self, source: str, target: str, type: str, data: object, timeout: float, headers: Headers | None
     ) -> Event:
-        route = self._route(target)
+        if target.__class__ is not str:
+            target = check_address(target)
+        route = self.router.remembered.get(target)
         event, size = self._event(source, target, type, data, headers, route, None, self.router.address)
         pending = self.requests.open(event.id)
         try:
@@ -250,7 +262,7 @@ class LocalNode:
         """Answer *request*, in the name of *source*."""
         if request.reply_to is None:
             raise EventBusError(f"{request!r} is no request: its sender waits for no answer; use send")
-        route = self._route(request.reply_to)
+        route = self.router.remembered.get(request.reply_to)
         event, size = self._event(source, request.reply_to, request.type, data, headers, route, None, None, request.id)
         return self.router.send(event, size, route)
 
@@ -313,6 +325,7 @@ class LocalNode:
         """End *holding* for *reason*; does nothing on successive calls."""
         if holding.ended is None:
             holding.end(reason)
+            self.exchange.settle_handover(holding.handover)
             for pattern in holding.patterns or ():
                 self.subscriptions.unsubscribe(pattern, holding.mailbox)
             self.lingering.pop(holding, None)
@@ -396,7 +409,7 @@ class LocalNode:
             missed=sessions.missed,
             dropped=self.mailboxes.dropped,
             stale=sessions.stale,
-            refused=dict(delivery.refused) | ({OWN_EVENT: self.exchange.failed} if self.exchange.failed else {}),
+            refused=dict(self.refusals.counts),
             handler_failures=self._handler_failures,
             write_failures=outbox.failures,
             waits=outbox.waits,
@@ -441,12 +454,6 @@ class LocalNode:
         epoch = 0 if route is None else route.epoch
         next_id = self.router.next_id
         return Event(type, source, target, next_id(), Raw(raw), text, epoch, 0, None, reply_to, answers, expires), size
-
-    def _route(self, target: str) -> Route | None:
-        """Return the way to *target*, if it is known to be elsewhere."""
-        if target.__class__ is not str:
-            check_address(target)
-        return self.router.remembered.get(target)
 
     @property
     def state(self) -> str:

@@ -174,6 +174,10 @@ class Outbox:
             queue = self._queues[partition] = Queue(self._sessions.outgoing(partition, node), node)
         return queue
 
+    def known(self, node: str) -> Queue | None:
+        """Return the queue of *node*'s own partition, if there is one."""
+        return self._queues.get(node_partition(node))
+
     def full(self, queue: Queue) -> bool:
         """Return whether a sender should wait for room before it adds anything to *queue*."""
         return queue.size >= self._limit

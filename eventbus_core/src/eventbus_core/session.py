@@ -25,9 +25,11 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple, Protocol
 
+from msgspec.structs import replace
+
 from eventbus_core.losses import Gap
 from eventbus_core.transport import Frame, Partition, node_partition
-from eventbus_core.wire import Header, Note, pack
+from eventbus_core.wire import LARGEST, Header, Note, pack
 
 GRANT: Final = "grant"
 ASK: Final = "ask"
@@ -44,6 +46,8 @@ SUSPICION: Final = 3.0
 ASK_AGAIN: Final = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 PROBES: Final = (0.05, 0.2, 0.8, 3.0)
 RESEND_AT_ONCE: Final = 1024 * 1024
+HELD_OVERHEAD: Final = 1024
+"""About what a frame that is held takes beside its events."""
 
 
 class SessionContext(Protocol):
@@ -120,6 +124,7 @@ class Outgoing:
 
     Attributes:
         partition: where it goes.
+        node: whose own partition that is, if it is one's.
         session: its number.
         next: the number that the next event gets.
         position: bytes of events sent so far.
@@ -129,13 +134,15 @@ class Outgoing:
 
     def __init__(self, context: SessionContext, partition: Partition, session: int, node: str | None) -> None:
         self._context = context
-        self._node = node
+        self.node = node
         self.partition = partition
         self.session = session
         self.next = 1
         self.position = 0
         self.handled = 1
         self.kept: deque[Kept] = deque()
+        self._burst = RESEND_AT_ONCE
+        self._asked_for = 0
         self._progress = True
         self._silent_since = 0.0
         self._alone = False  # whether nobody listens, as far as we know
@@ -193,10 +200,10 @@ class Outgoing:
 
     def granted(self, receiver: str, upto: int, handled: int) -> None:
         """Let *receiver*, which handled all below number *handled*, get events up to position *upto*."""
-        if self._node is not None:
+        if self.node is not None:
             self._progress |= handled > self.handled
             self.handled = max(self.handled, min(handled, self.next))
-        if self._node is None and upto <= self.position and receiver not in self._windows:
+        if self.node is None and upto <= self.position and receiver not in self._windows:
             return  # a laggard is waited for again once it has caught up
         self._alone = False
         self._windows[receiver] = max(upto, self._windows.get(receiver, 0))  # a late grant takes nothing back
@@ -212,12 +219,15 @@ class Outgoing:
         """
         Return the kept frames that hold events from *first* up to *last*, and the lowest number still kept.
 
-        Not more than about ``RESEND_AT_ONCE`` bytes: who asks will ask for the rest.
+        Not more than about ``RESEND_AT_ONCE`` bytes: who asks will ask for the rest. Much less if the
+        same is asked for once more: perhaps the transport cuts a receiver for whom so much comes at once.
         """
+        self._burst = max(self._burst // 4, 1) if first == self._asked_for else min(2 * self._burst, RESEND_AT_ONCE)
+        self._asked_for = first
         found: list[bytes] = []
         size = 0
         for kept in self.kept:
-            if kept.first > last or size >= RESEND_AT_ONCE:
+            if kept.first > last or size >= self._burst:
                 break
             if kept.first + kept.events > first:
                 found.append(kept.data)
@@ -230,9 +240,9 @@ class Outgoing:
             self._blocked_at = None
         elif self._blocked_at is None:
             self._blocked_at, self._probes, self._probe_at = now, 0, now + PROBES[0]
-        elif self._node is None and not self._windows and now - self._blocked_at >= SILENCE:
+        elif self.node is None and not self._windows and now - self._blocked_at >= SILENCE:
             self._alone, self._blocked_at = True, None
-        elif self._node is None and now - self._blocked_at >= laggard_timeout:
+        elif self.node is None and now - self._blocked_at >= laggard_timeout:
             self._windows = {who: upto for who, upto in self._windows.items() if upto > self.position}
             self._blocked_at = None
         if self._probe_at is None or now < self._probe_at:
@@ -241,7 +251,7 @@ class Outgoing:
         if self._probes < len(PROBES):
             self._probe_at = now + PROBES[self._probes]
         else:
-            unanswered = self._node is not None and self.handled < self.next
+            unanswered = self.node is not None and self.handled < self.next
             self._probe_at = now + PROBES[-1] if unanswered or self._blocked_at is not None else None
         notes = [Note(ASK, self.session, self._context.incarnation)] if self._blocked_at is not None else []
         return self.pack((), 0, notes, now)
@@ -317,10 +327,12 @@ class Incoming:
             self._context.duplicates += header.count
         elif header.count and header.first == self.expected:
             yield self._deliver(header, body, now)
-            yield from self._release()
+            if self._held:
+                yield from self._release()
         elif header.count and self._has_room(body):
-            self._held[header.first] = header, body, now
-            self._held_size += len(body)
+            # Not the frame itself, which its notes can make many times as large.
+            self._held[header.first] = replace(header, notes=[]), memoryview(bytes(body)), now
+            self._held_size += len(body) + HELD_OVERHEAD
         self._look_for_hole(now)
         if not self._granted:
             self.grant()
@@ -388,7 +400,7 @@ class Incoming:
         return Note(kind, self.session, self.incarnation, first, last)
 
     def _has_room(self, body: memoryview) -> bool:
-        return self._held_size + len(body) <= self._context.hold_back_size
+        return self._held_size + len(body) + HELD_OVERHEAD <= self._context.hold_back_size
 
     def _handled_below(self) -> int:
         return self._open[0].first if self._open else self.expected
@@ -411,13 +423,13 @@ class Incoming:
 
     def _release(self) -> Iterator[Ready]:
         while held := self._held.pop(self.expected, None):
-            self._held_size -= len(held[1])
+            self._held_size -= len(held[1]) + HELD_OVERHEAD
             yield self._deliver(*held)
 
     def _skip_to(self, number: int) -> Gap:
         missed = number - self.expected
         self.expected = number
-        self._context.missed += missed
+        self._context.missed = min(self._context.missed + missed, LARGEST)  # the numbers may be forged
         return Gap(f"@{self.node}", self.partition, missed)
 
     def _look_for_hole(self, now: float) -> None:

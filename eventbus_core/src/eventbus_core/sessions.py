@@ -31,6 +31,7 @@ PATIENCE: Final = 0.05
 MAX_INCOMING: Final = 100_000
 MAX_NOTES: Final = 500
 MAX_RESEND: Final = 10_000
+MAX_RESEND_SIZE: Final = 16 * 1024 * 1024
 
 
 class Sessions:
@@ -55,6 +56,7 @@ class Sessions:
         on_answer: called when a node has said where it is, see :meth:`joined`.
         on_settled: called for each frame whose deliveries are all handled with the time when it came.
         on_left: called with our session to a node that takes nothing more, and the number from which on.
+        on_stale: called with the header of a frame that was dropped as one of a former incarnation.
     """
 
     def __init__(self, options: BusOptions, node: str, incarnation: int, *, ordered: bool) -> None:
@@ -72,6 +74,7 @@ class Sessions:
         self.on_answer: Callable[[], None] = lambda: None
         self.on_settled: Callable[[float], None] = lambda _since: None
         self.on_left: Callable[[Outgoing, int], None] = lambda _session, _first: None
+        self.on_stale: Callable[[Header], None] = lambda _header: None
         self._options = options
         self._numbers = itertools.count(1)
         self._outgoing: dict[Partition, Outgoing] = {}
@@ -80,6 +83,8 @@ class Sessions:
         self._ended: list[Incoming] = []
         self._incarnations: dict[str, int] = {}
         self._forgotten: set[str] = set()
+        self._former: dict[str, dict[tuple[str, int], int]] = {}  # of nodes that began anew: what came next before
+        self._resumed: dict[tuple[str, int], int] = {}
         self._unheard: dict[str, dict[str, int]] = {}  # per joined partition: nodes that lived before, incarnation
         self._questions: dict[tuple[str, str], None] = {}  # node and partition: where is its session?
         self._asked = 0
@@ -89,6 +94,7 @@ class Sessions:
         self._own = node_partition(node)
         self._kept: deque[Kept] = deque()
         self._kept_size = 0
+        self._resend_size = 0
         self._active: set[Incoming] = set()
         self._reporting: set[Incoming] = set()
         self._active_until = 0.0
@@ -120,21 +126,23 @@ class Sessions:
         newest = self._incarnations.get(header.node, 0)
         if header.incarnation < newest:
             self.stale += 1
+            self.on_stale(header)
             return
         if header.incarnation > newest:
             self._greet(header.node, header.incarnation)
-        yield from self._rest(now)
+        if self._ended:
+            yield from self._rest(now)
         if self._closed and header.partition == self._own:
             if header.count:
                 self.tell(header.node, Note(LEFT, header.session, header.incarnation, header.first))
             return
         incoming = self._incoming.get((header.node, header.session)) or self._begin(header)
         self._active.add(incoming)
-        if (header.node, header.partition) in self._questions:
+        if self._questions and (header.node, header.partition) in self._questions:
             del self._questions[header.node, header.partition]
             self.on_answer()
         yield from incoming.on_frame(header, body, now)
-        for note in header.notes:
+        for note in header.notes[:MAX_NOTES]:  # no sender of ours has more
             yield from self._on_note(header.node, note, now)
 
     def joined(self, partition: Partition, nodes: Iterable[Node]) -> None:
@@ -165,6 +173,11 @@ class Sessions:
         unheard = [(node, partition) for node, _ in heard for partition in self._unheard]
         self._ask(dict.fromkeys(heard + unheard))
 
+    def nodes(self) -> set[str]:
+        """Return the nodes with which we have sessions."""
+        senders = {node for node, _ in self._incoming}
+        return senders.union(outgoing.node for outgoing in self._outgoing.values() if outgoing.node is not None)
+
     def forget(self, node: str) -> None:
         """Drop what is known of the sessions with *node*: it is gone, or begins anew."""
         self._ended += [self._drop(key) for key in list(self._incoming) if key[0] == node]
@@ -173,8 +186,20 @@ class Sessions:
             unheard.pop(node, None)
         if node in self._incarnations:
             self._forgotten.add(node)
+        self._former.pop(node, None)
         for outgoing in self._outgoing.values():
             outgoing.forget(node)
+
+    def disown(self, node: str, incarnation: int) -> None:
+        """
+        Take back that *node* began anew, if that was in a later incarnation than it has, which is *incarnation*.
+
+        Its sessions go on where they were.
+        """
+        if self._incarnations.get(node, 0) > incarnation:
+            self._resumed |= self._former.get(node, {})
+            self.forget(node)
+            self._incarnations[node] = 0
 
     def close(self) -> None:
         """Take nothing more from our own partition, and tell every sender what we took in."""
@@ -235,7 +260,9 @@ class Sessions:
     def _greet(self, node: str, incarnation: int) -> None:
         """Take note of a new incarnation of *node*: its sessions are others."""
         if node in self._incarnations:
+            former = {key: incoming.expected for key, incoming in self._incoming.items() if key[0] == node}
             self.forget(node)
+            self._former[node] = former
             self._forgotten.discard(node)
         elif len(self._incarnations) >= MAX_INCOMING:
             self._forgotten.discard(oldest := next(iter(self._incarnations)))
@@ -252,8 +279,9 @@ class Sessions:
         if unheard and listed == header.incarnation:
             del unheard[header.node]
         since_its_start = unheard is not None and header.incarnation > listed and header.node not in self._forgotten
-        incoming = Incoming(self, header, 1 if since_its_start else header.first)
-        self._incoming[header.node, header.session] = incoming
+        key = header.node, header.session
+        incoming = Incoming(self, header, self._resumed.pop(key, 1 if since_its_start else header.first))
+        self._incoming[key] = incoming
         return incoming
 
     def _drop(self, key: tuple[str, int]) -> Incoming:
@@ -314,19 +342,27 @@ class Sessions:
 
     def _say_where(self, node: str, partition: str, now: float) -> None:
         own = node_partition(node)
-        if partition != own and partition not in self._shared:
-            return
-        session = self.outgoing(Partition(partition), node if partition == own else None)
-        self.resend.append(Frame(own, session.pack((), 0, [], now).data))
-        self.on_note()
+        if (partition == own or partition in self._shared) and not self._crowded():
+            session = self.outgoing(Partition(partition), node if partition == own else None)
+            self._resend(node, [session.pack((), 0, [], now).data])
 
     def _send_again(self, node: str, outgoing: Outgoing, note: Note) -> None:
-        if len(self.resend) >= MAX_RESEND:
+        if self._crowded():
             return
         frames, lowest = outgoing.again(note.first, note.last)
         if lowest > note.first:
             gone = min(note.last, lowest - 1)
             self.tell(node, Note(GONE, note.session, note.incarnation, note.first, gone))
         self.repaired += len(frames)
+        self._resend(node, frames)
+
+    def _crowded(self) -> bool:
+        """Return whether so much waits to be sent again that who asks now has to ask once more."""
+        if not self.resend:
+            self._resend_size = 0
+        return len(self.resend) >= MAX_RESEND or self._resend_size >= MAX_RESEND_SIZE
+
+    def _resend(self, node: str, frames: list[bytes]) -> None:
         self.resend.extend(Frame(node_partition(node), data) for data in frames)
+        self._resend_size += sum(map(len, frames))
         self.on_note()

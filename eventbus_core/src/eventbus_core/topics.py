@@ -94,11 +94,11 @@ class PatternIndex(Generic[R]):
         """Return each receiver of *topic* once, the earliest subscription first."""
         answer = self._answers.get(topic)
         if answer is None:
+            if len(topic) > MAX_NAME:  # no sender of ours has such names, and each token would take its time
+                return ()
             if len(self._answers) >= self._memory:
                 self._answers.clear()
-            answer = self._search(topic)
-            if len(topic) <= MAX_NAME:  # no sender of ours has longer ones
-                self._answers[topic] = answer
+            answer = self._answers[topic] = self._search(topic)
         return answer
 
     def _search(self, topic: str) -> tuple[R, ...]:

@@ -159,6 +159,9 @@ class Transport(ABC):
         """
         Connect; ``aclose`` follows whether or not this succeeds.
 
+        With ``wait_for_broker=False`` a transport that finds no broker is closed, and others of its
+        class are made and opened until one does.
+
         Raises:
             TransportUnavailable: the broker cannot be reached.
             ConfigurationError: it can, but never will serve us: a wrong password, too old a version.

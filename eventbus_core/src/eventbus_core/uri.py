@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 import attrs
 
-from eventbus_core.errors import ConfigurationError, OptionError
+from eventbus_core.errors import ConfigurationError, OptionError, shown
 
 HIDDEN = "***"
 
@@ -49,7 +49,9 @@ class TransportURI:
             OptionError: an option is given twice.
         """
         if not isinstance(text, str):
-            raise ConfigurationError(f"a URI is text such as 'memory://', not {text!r}")
+            raise ConfigurationError(f"a URI is text such as 'memory://', not {shown(text)}")
+        if not text.isprintable():
+            raise ConfigurationError("a URI holds printable characters only: write others as % and two digits")
         scheme, separator, rest = text.partition("://")
         if not separator or not _SCHEME.fullmatch(scheme):
             raise ConfigurationError(f"{_hidden(text)!r} is not a URI: it must begin with 'scheme://'")

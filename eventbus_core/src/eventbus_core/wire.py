@@ -35,7 +35,8 @@ _ARRAY = Struct(">BI")
 _ARRAY32: Final = 0xDD
 _SMALLEST_EVENT: Final = 6
 
-Number = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+LARGEST: Final = 2**62
+Number = Annotated[int, msgspec.Meta(ge=0, le=LARGEST)]
 """What is reckoned with such numbers, forged ones too, still fits into a frame."""
 
 

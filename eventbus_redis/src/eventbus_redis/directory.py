@@ -36,8 +36,9 @@ PAGE: Final = 500
 KEEP: Final = 24 * 60 * 60 * 1000
 TERMS: Final = {"wire_version": "wire version", "lanes": "a lane count of"}
 
-_ROW: Final = re.compile(rb"(\d+) (\d+) ([A-Za-z0-9._-]+)")
-_MEMBER: Final = re.compile(rb"([A-Za-z0-9._-]+) (\d+)")
+# What anybody else wrote there is passed over, numbers that would not fit into a frame too.
+_ROW: Final = re.compile(rb"(\d{1,18}) (\d{1,18}) ([A-Za-z0-9._-]{1,64})")
+_MEMBER: Final = re.compile(rb"([A-Za-z0-9._-]{1,64}) (\d{1,18})")
 
 
 @attrs.frozen
@@ -109,7 +110,7 @@ class RedisDirectory(Directory):
             raise NodeAlreadyPresent(node)
         if outcome == b"mismatch":
             term, theirs = (fact.decode(errors="replace") for fact in facts)
-            value = int(theirs) if theirs.isdecimal() else theirs
+            value = int(theirs) if theirs.isdecimal() and len(theirs) <= 18 else theirs
             raise NamespaceMismatch(self._namespace, TERMS[term], value, getattr(terms, term))
         self._node, self._incarnation, self._lease, self._changes = node, int(facts[0]), microseconds, 0
         return self._incarnation
@@ -161,7 +162,7 @@ class RedisDirectory(Directory):
         for part in _parts(clients, CALL_CLIENTS):
             chunks = list(_parts(part, SCRIPT_CLIENTS))
             for rows in await self._run_all("locate", [self._keys.nodes, self._keys.owners], chunks):
-                owners += [None if row is None else _owner(row) for row in rows]
+                owners += map(_owner, rows)
         return owners
 
     async def nodes(self) -> Sequence[Node]:
@@ -218,9 +219,9 @@ def _parts(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     return (items[start : start + size] for start in range(0, len(items), size))
 
 
-def _owner(row: bytes) -> Owner:
-    epoch, incarnation, node = row.split(b" ")
-    return Owner(node.decode(), int(incarnation), int(epoch))
+def _owner(row: bytes | None) -> Owner | None:
+    match = None if row is None else _ROW.fullmatch(row)
+    return None if match is None else Owner(match[3].decode(), int(match[2]), int(match[1]))
 
 
 def _facts(claims: Iterable[Claim]) -> Iterator[Argument]:
@@ -230,7 +231,7 @@ def _facts(claims: Iterable[Claim]) -> Iterator[Argument]:
 
 
 def _claim(client: str, epoch: int, previous: bytes | None) -> Claim | Owner:
-    owner = None if previous is None else _owner(previous)
+    owner = _owner(previous)
     if epoch or owner is None:
         return Claim(client, epoch, owner)
     return owner

@@ -12,7 +12,7 @@ import msgspec
 from starlette.websockets import WebSocket
 
 import eventbus
-from gateway.protocol import AWAY, ROOMS, Join, Message, Missed, Receipt, Say, Visit, decode, frame
+from gateway.protocol import AWAY, ROOMS, Join, Leave, Message, Missed, Receipt, Say, Visit, decode, frame
 
 if TYPE_CHECKING:
     from gateway.server import Server
@@ -47,25 +47,22 @@ class Connection:
     async def _read(self, text: str | bytes) -> None:
         try:
             request = decode(text)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             await self._tell("refused", text=str(error))
             return
-        if isinstance(request, Say):
-            await self._say(request)
-        elif isinstance(request, Join) and len(self.visit.rooms) >= ROOMS:
-            await self._tell("refused", text=f"you are in {ROOMS} rooms; leave one first")
-        else:
-            await self._move(request.room, enter=isinstance(request, Join))
-
-    async def _move(self, room: str, *, enter: bool) -> None:
-        topic = self.visit.address("room", room)
-        if enter:
-            await self.client.subscribe(topic)
-            self.visit.rooms.add(room)
-        else:
-            await self.client.unsubscribe(topic)
-            self.visit.rooms.discard(room)
-        await self.server.tell()
+        match request:
+            case Say():
+                await self._say(request)
+            case Join() if len(self.visit.rooms) >= ROOMS:
+                await self._tell("refused", text=f"you are in {ROOMS} rooms; leave one first")
+            case Join(room=room):
+                await self.client.subscribe(self.visit.address("room", room))
+                self.visit.rooms.add(room)
+                await self.server.tell()
+            case Leave(room=room):
+                await self.client.unsubscribe(self.visit.address("room", room))
+                self.visit.rooms.discard(room)
+                await self.server.tell()
 
     async def _say(self, say: Say) -> None:
         address = self.visit.address(say.scope, say.to)
@@ -83,7 +80,7 @@ class Connection:
         except eventbus.TransportUnavailable:
             await self._tell("refused", id=say.id, text="this server cannot reach Redis", later=True)
         else:
-            self.server.remember(address, message)
+            self.server.sent.append((monotonic(), address, message))
             await self._tell("accepted", id=say.id)
 
     async def _write(self) -> None:

@@ -26,13 +26,18 @@ SLACK: Final = 2.0  # what was sent shortly before a page heard the last of its 
 
 
 class Server:
-    """What the connections of one process share."""
+    """
+    What the connections of one process share.
+
+    Attributes:
+        sent: the last messages of its clients, each with its time and address, for those who missed them.
+    """
 
     def __init__(self, bus: eventbus.Bus, url: str) -> None:
         self.bus = bus
         self._here = Here(url, {})
         self._heard: dict[str, tuple[float, Here]] = {}
-        self._sent: deque[tuple[float, str, Message]] = deque(maxlen=1000)
+        self.sent: deque[tuple[float, str, Message]] = deque(maxlen=1000)
         bus.on("gateway.here", data=Here)(self._hear)
         bus.on("gateway.missed", data=Missed)(self._send_again)
 
@@ -68,17 +73,13 @@ class Server:
             for node, (_, here) in sorted(self._heard.items())
         }
 
-    def remember(self, address: str, message: Message) -> None:
-        """Keep *message* for those who may miss it."""
-        self._sent.append((monotonic(), address, message))
-
     def _hear(self, event: eventbus.Event) -> None:
         self._heard[event.source[1:]] = monotonic(), event.data
 
     async def _send_again(self, event: eventbus.Event) -> None:
         missed: Missed = event.data
         since = monotonic() - missed.away - SLACK
-        for at, address, message in list(self._sent):
+        for at, address, message in list(self.sent):
             if at >= since and address in missed.addresses:
                 with suppress(eventbus.EventBusError):
                     again = msgspec.structs.replace(message, again=True)

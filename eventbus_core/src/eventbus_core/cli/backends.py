@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Final
 
 import attrs
 import msgspec
@@ -14,6 +14,14 @@ from rich.table import Table
 from eventbus_core.discovery import Backend, backends, load_backend
 from eventbus_core.errors import EventBusError
 from eventbus_core.transport import Capabilities
+
+EXAMPLES: Final = """
+Examples:
+
+  eventbus backends
+
+  eventbus backends --json
+"""
 
 
 class Row(msgspec.Struct, frozen=True):

@@ -10,7 +10,8 @@ end
 -- Incarnations and epochs are drawn from one source. It is never behind the clock, so that they
 -- grow even if the server lost all its data.
 local function last_number(meta)
-  return math.max(tonumber(redis.call('HGET', meta, 'last') or 0) or 0, now)
+  local last = tonumber(redis.call('HGET', meta, 'last') or 0) or 0
+  return last < 1e18 and math.max(last, now) or now -- no number of ours is as large
 end
 
 local function member(node, incarnation)
@@ -19,8 +20,9 @@ end
 
 -- Epoch, incarnation and node of an owners' row; nothing if there is none, or it is not of our making.
 local function parse(row)
-  if row then
-    return string.match(row, '^(%d+) (%d+) ([%w._-]+)$')
+  local epoch, incarnation, node = string.match(row or '', '^(%d+) (%d+) ([%w._-]+)$')
+  if node and #epoch <= 18 and #incarnation <= 18 and #node <= 64 then
+    return epoch, incarnation, node
   end
 end
 

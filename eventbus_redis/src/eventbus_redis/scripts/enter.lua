@@ -9,8 +9,10 @@ if redis.call('ZCOUNT', nodes, '(' .. text(now), '+inf') == 0 then
 end
 for _, term in ipairs({ 'wire_version', 'lanes' }) do
   local founded = redis.call('HGET', meta, term)
-  if founded ~= terms[term] then
-    return { 'mismatch', term, founded or 'nothing' }
+  if not founded then
+    redis.call('HSET', meta, term, terms[term]) -- the key was lost, or evicted
+  elseif founded ~= terms[term] then
+    return { 'mismatch', term, founded }
   end
 end
 

@@ -26,6 +26,15 @@ from eventbus_core.cli.demo.summary import Summary, summarise
 from eventbus_core.cli.demo.table import ProgressLine, headline, stdout_console
 from eventbus_core.cli.demo.tally import add_up
 
+EXAMPLES: Final = """
+Examples:
+
+  eventbus bench
+
+  eventbus bench redis://localhost:6379/0 --nodes 5 --clients 100 --seconds 10
+
+  eventbus bench redis://localhost:6379/0 --json > bench.json
+"""
 # Paragraphs in one line each: Typer keeps line breaks.
 HELP: Final = """Measure the bus with your own broker: events per second, and latency.
 
@@ -34,8 +43,8 @@ every 2 ms goes to another node. Every delivery is checked. Latency is from just
 saturation it is mostly waiting in queues.
 
 All nodes and, for a broker on this machine, the broker share its cores: the figures are for all of them together. The \
-exit status is 1 if anything was lost, duplicated, misrouted, reordered or refused, 2 for an error, and 130 or 143 \
-after a signal. A bench has a namespace of its own: a Redis that others use is loaded, but not disturbed otherwise.
+exit status is 1 if anything was lost, duplicated, misrouted, reordered or refused. A bench has \
+a namespace of its own: a Redis that others use is loaded, but not disturbed otherwise.
 """
 
 

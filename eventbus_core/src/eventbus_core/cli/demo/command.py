@@ -25,15 +25,23 @@ from eventbus_core.cli.demo.tally import Tally, add_up
 FLAWED: Final = 1
 SIGNALLED: Final = 128  # plus its number, as shells have it
 
+EXAMPLES: Final = """
+Examples:
 
+  eventbus demo
+
+  eventbus demo redis://localhost:6379/0 --nodes 3 --clients 15 --seconds 5
+
+  EVENTBUS_URI=redis://user:password@host:6379/0 eventbus demo --json
+"""
 # Paragraphs in one line each: Typer keeps line breaks.
 HELP: Final = """Send as fast as possible between several nodes, and check every delivery.
 
 Each node sends events to the clients of all nodes, some to topics and some to everyone. Each receiver \
 checks that it gets what is for it, once and in order.
 
-The exit status is 1 if anything was lost, duplicated, misrouted, reordered or refused, 2 for an error, and 130 or \
-143 after a signal. A demo has a namespace of its own: a Redis that others use is not disturbed.
+The exit status is 1 if anything was lost, duplicated, misrouted, reordered or refused. A demo has \
+a namespace of its own: a Redis that others use is not disturbed.
 """
 
 

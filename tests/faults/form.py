@@ -1,0 +1,60 @@
+"""How long and how hard: ``EVENTBUS_FAULTS`` is ``short`` or ``long``."""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+import attrs
+
+CHOSEN: Final = os.environ.get("EVENTBUS_FAULTS", "")
+
+
+@attrs.frozen
+class Form:
+    """
+    The measures of a run; times in seconds.
+
+    Attributes:
+        rate: events that the nodes together send a second.
+        calm: for how long they send before the fault, and after all is well again.
+        hang: for how long the broker or a line is stopped.
+        cuts: for how long connections are cut, ten times a second.
+        hot: for how long all send as fast as they can to one node.
+        lease: of the nodes, where it has to end.
+        churn: clients that connect and leave a second, all nodes together.
+        growth: MiB that a process may grow from one half of the hot time to the other.
+        p99: milliseconds from accepted to handled in the hot time, for 99 of 100 events.
+        dribble: events a second while a proxy delivers one byte at a time.
+    """
+
+    rate: int
+    calm: float
+    hang: float
+    cuts: float
+    hot: float
+    lease: float
+    churn: int
+    dribble: int
+    growth: float
+    p99: float
+
+
+_FORMS: Final = {
+    "short": Form(
+        rate=3_000, calm=1.0, hang=8.0, cuts=2.0, hot=5.0, lease=2.0, churn=200, dribble=150, growth=16.0, p99=1_000.0
+    ),
+    "long": Form(
+        rate=20_000,
+        calm=5.0,
+        hang=10.0,
+        cuts=5.0,
+        hot=30.0,
+        lease=10.0,
+        churn=1_000,
+        dribble=300,
+        growth=16.0,
+        p99=1_000.0,
+    ),
+}
+FORM: Final = _FORMS[CHOSEN or "short"]

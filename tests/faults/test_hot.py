@@ -1,0 +1,74 @@
+"""Every node sends as fast as it can to the clients of one: senders wait, Redis cuts nobody, memory stays flat."""
+
+from __future__ import annotations
+
+import anyio
+import pytest
+
+from tests.faults.form import CHOSEN, FORM
+from tests.faults.trial import Trial, nothing_lost, trial
+from tests.servers import RedisServer
+
+pytestmark = [
+    pytest.mark.parametrize("anyio_backend", ["asyncio"]),
+    pytest.mark.skipif(not CHOSEN, reason="set EVENTBUS_FAULTS=short or long: they take minutes"),
+]
+
+MIB = 1024 * 1024
+SMALL = 4 * MIB  # a resend buffer that is soon full, so that memory can be seen to stay as it is
+LIMIT = 32 * 1024
+HOT = 0
+STOPPED = 1
+STOP = 5.0
+LAGGARD = 2.0  # the default of laggard_timeout
+
+
+async def heat(here: Trial) -> None:
+    """Have all send to the hot node for a while, and watch the memory."""
+    await here.heat(HOT)
+    async with anyio.create_task_group() as group:
+        group.start_soon(here.watch)
+        await anyio.sleep(FORM.hot)
+        group.cancel_scope.cancel()
+
+
+async def test_6_every_node_at_full_speed_to_one(redis_server: RedisServer) -> None:
+    async with trial("6 full speed to one node", redis_server, resend_size=SMALL) as here:
+        await heat(here)
+    print(here.growth())
+    nothing_lost(here.figures)
+    assert here.cuts == 0
+    assert max(here.growth()) < FORM.growth
+    assert here.figures.p99 < FORM.p99
+
+
+async def test_6_to_handlers_that_take_a_millisecond(redis_server: RedisServer) -> None:
+    async with trial("6 the same, handlers take 1 ms", redis_server, delay=0.001, resend_size=SMALL) as here:
+        await heat(here)
+    print(here.growth())
+    nothing_lost(here.figures)
+    assert here.cuts == 0
+    assert max(here.growth()) < FORM.growth
+
+
+async def test_6_the_others_go_on_while_a_node_is_stopped(redis_server: RedisServer) -> None:
+    """Its lease does not end: what was sent to it waits, and topics and broadcasts wait for it no longer than said."""
+    async with trial("6 one of three nodes stopped for 5 s", redis_server, absent=[STOPPED]) as here:
+        await here.load(FORM.rate)
+        await here.flowing()
+        here.nodes[STOPPED].pause()
+        await anyio.sleep(STOP)
+        here.nodes[STOPPED].resume()
+        await here.flowing()
+    nothing_lost(here.figures)
+    assert here.figures.silence < 2 * LAGGARD
+
+
+async def test_6_redis_cuts_all_the_same(redis_server: RedisServer) -> None:
+    """The limit of the output buffers is so low that bursts pass it; who is cut gets what it missed again."""
+    name = "6 full speed, output buffers of 32 kB"
+    async with trial(name, redis_server, frame_size=LIMIT // 2) as here:
+        here.command("CONFIG", "SET", "client-output-buffer-limit", f"pubsub {LIMIT} 0 0")
+        await heat(here)
+    assert here.cuts > 0
+    nothing_lost(here.figures)

@@ -1,0 +1,51 @@
+"""Leaks that were found: nothing is kept of who is gone."""
+
+from __future__ import annotations
+
+import anyio
+
+from eventbus import Bus
+from eventbus_core.testing.severed import severable_buses
+from tests.bus.support import Inbox, until
+
+
+def _known(bus: Bus) -> set[str]:
+    return bus._node.sessions.nodes()
+
+
+def _confirmed(bus: Bus, node: str) -> bool:
+    queue = bus._node.outbox.known(node)
+    return queue is not None and queue.session.handled == queue.session.next
+
+
+async def test_g11_a_dead_node_is_forgotten() -> None:
+    """Once the lease of a node that had nothing waiting is long over, nothing of the sessions with it is kept."""
+    async with severable_buses("memory://leaks", 3, lease=0.3) as (a, b, c):
+        b.bus.on("news")(inbox := Inbox())
+        c.bus.on("news")(Inbox())
+        for bus in (a.bus, c.bus):
+            await bus.broadcast("news")
+            await bus.send(b.bus.address, "news")
+        await b.bus.send(a.bus.address, "news")
+        await inbox.got(4)
+        await until(lambda: _known(a.bus) == {"n1", "n2"}, "they have heard of each other")
+        for bus in (a.bus, c.bus):
+            await until(lambda bus=bus: _confirmed(bus, "n1"), "nothing waits for the word of n1")  # type: ignore[misc]
+        b.transport.sever()
+        await until(lambda: _known(a.bus) == {"n2"}, "the dead node is forgotten")
+        assert a.bus._node.outbox.known("n1") is None
+        delivery = a.bus._node.delivery
+        twice = delivery._roll_call_at + 0.5
+        await until(lambda: delivery._roll_call_at > twice, "the roll is called twice more")
+        assert _known(a.bus) == {"n2"}
+
+
+async def test_g11_a_claim_that_was_given_up_leaves_no_handover() -> None:
+    """A claim that is cancelled while the former holder is silent is not waited for any more."""
+    async with severable_buses("memory://leaks", 2, lease=10) as (a, b), a.bus.client("alice"):
+        a.transport.line.cut = True
+        with anyio.move_on_after(0.2):
+            async with b.bus.client("alice"):
+                raise AssertionError("a confirmed it")
+        assert not b.bus._node.exchange._handovers
+        a.transport.mend()
