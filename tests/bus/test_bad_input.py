@@ -10,6 +10,7 @@ from typing import Any
 import anyio
 import attrs
 import pytest
+import redis.asyncio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -392,3 +393,19 @@ async def test_memory_names_keep_apart() -> None:
         eventbus.connect(namespace=namespace, node="n1") as d,
     ):
         assert [len(await bus.nodes()) for bus in (a, b, c, d)] == [1, 1, 2, 2]
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize("row", [b"", b"garbage", b"1 2", b"x y n0", b"1 1 n0", b"1 1 ../n0", b"\xff\xfe 1 n0"])
+async def test_g12_a_row_of_the_directory_that_is_garbage_is_nobodys_claim(redis_uri: str, row: bytes) -> None:
+    """Whatever others wrote there: the client is free, can be claimed, and is then found."""
+    async with buses(redis_uri, 2) as (a, b), redis.asyncio.from_url(redis_uri) as server:
+        await server.hset(f"eventbus:{a.namespace}:owners", "bob", row)
+        assert await a.locate("bob") is None
+        assert [client async for client in a.clients()] == []
+        with pytest.raises(ClientNotFound):
+            await a.send("bob", "n")
+        async with b.client("bob") as bob:
+            await a.send("bob", "n", 1)
+            assert [event.data for event in await take(bob, 1)] == [1]
+        assert await a.locate("bob") is None

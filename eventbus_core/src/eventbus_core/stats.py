@@ -32,7 +32,7 @@ class Stats:
         received_events: events taken in from other nodes.
         received_frames: frames of other nodes.
         forwarded: events passed on to where their client had moved.
-        undeliverable: events reported to their senders as handled by nobody.
+        undeliverable: events accepted here that were reported as handled by nobody.
         duplicates: events removed since they had come before.
         repaired: frames sent again to those who missed them.
         missed: events that other nodes sent and that are lost for good.
