@@ -136,7 +136,7 @@ async def test_clients_by_prefix(uri: str) -> None:
 
 def _lose_lease(bus: eventbus.Bus) -> None:
     """Make *bus* believe that its process has been stopped for long."""
-    bus._node.mailboxes.now -= 3600.0
+    bus._node.mailboxes.fresh_until = 0.0
 
 
 async def test_g9_after_a_long_stop_nothing_is_handed_out_until_the_lease_is_verified(uri: str) -> None:
@@ -194,6 +194,22 @@ async def test_presence_is_told_to_those_who_ask_for_it(uri: str) -> None:
         ]
         assert told.events[3].data == {"node": "n0", "client": "bob", "previous": "late"}
         assert len(everything) == 0
+
+
+async def test_g10_a_handler_made_before_the_bus_opens_gets_nothing_older(uri: str) -> None:
+    """What was published before the node joined is not sent again to it, and counts as no loss."""
+    async with buses(uri, 1) as (a,):
+        for number in range(10):
+            await a.publish("n", number)
+        await a.flush()
+        late = eventbus.connect(uri, namespace=a.namespace, node="late")
+        late.on("n")(inbox := Inbox())
+        async with late:
+            await a.publish("n", "now")
+            await inbox.got(1)
+            await fence([a], [late])
+            assert inbox.data == ["now"]
+            assert late.stats().missed == 0
 
 
 @pytest.mark.parametrize("uri", ["memory"], indirect=True)

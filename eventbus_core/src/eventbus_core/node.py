@@ -9,8 +9,8 @@ from typing import Any, Final, TypeAlias
 
 import anyio
 import attrs
-import msgspec
 from anyio.abc import TaskGroup
+from msgspec import Raw
 from msgspec.structs import replace
 
 from eventbus_core._version import __version__
@@ -21,6 +21,7 @@ from eventbus_core.errors import (
     ConfigurationError,
     EventBusError,
     EventTooLarge,
+    LimitExceeded,
     RequestTimeout,
 )
 from eventbus_core.event import Event, check_headers, encode_data
@@ -30,14 +31,14 @@ from eventbus_core.handlers import Handler, HandlerContext
 from eventbus_core.hooks import Hook, HookRunner
 from eventbus_core.link import Link
 from eventbus_core.losses import Dropped, Gap, Undeliverable
-from eventbus_core.mailbox import EXPIRED, Mailbox, Mailboxes
+from eventbus_core.mailbox import EXPIRED, MAILBOX_FULL, Mailbox, Mailboxes
 from eventbus_core.names import EVERYONE, check_address, check_topic, node_address, topic_address
 from eventbus_core.options import BusOptions
 from eventbus_core.outbox import Outbox
 from eventbus_core.ownership import Holding, Ownership
 from eventbus_core.presence import CLIENT_CLAIMED, CLIENT_RELEASED, CLIENT_TAKEN_OVER, Presence
 from eventbus_core.requests import Requests
-from eventbus_core.routing import NO_HANDLER, Router, Wait
+from eventbus_core.routing import NO_HANDLER, Route, Router, Wait
 from eventbus_core.sessions import Sessions
 from eventbus_core.stats import Stats
 from eventbus_core.subscriptions import Subscriptions
@@ -50,6 +51,7 @@ logger = logging.getLogger("eventbus")
 TICK: Final = 0.05
 LEAVE_TIMEOUT: Final = 2.0
 SETTLE_TIMEOUT: Final = 4.0
+OWN_EVENT: Final = "own event"
 
 
 Headers: TypeAlias = Mapping[str, str]
@@ -79,6 +81,7 @@ class LocalNode:
             )
         self.id = transport.node
         self.options = options
+        self._largest = options.max_event_size
         self.transport = transport
         self.asking = asking = AskingDirectory(options.namespace, self.id) if transport.directory is None else None
         self.directory: Directory = transport.directory or asking  # type: ignore[assignment]
@@ -109,7 +112,7 @@ class LocalNode:
         )
         self.sessions = Sessions(options, self.id, 0, ordered=transport.capabilities.ordered)
         self.sessions.on_answer = self._answered
-        self.subscriptions = Subscriptions(transport, options.lanes, self.arrived, self.sessions.left)
+        self.subscriptions = Subscriptions(transport, options, self.arrived, self.sessions.left)
         self.outbox = Outbox(
             options,
             self.sessions,
@@ -147,6 +150,8 @@ class LocalNode:
     async def joined(self, pattern: str | None = None) -> None:
         """Return once what matches *pattern*, or every pattern so far, arrives from other nodes."""
         self.check_open()
+        if self.ownership.alone:
+            return  # there are no others, and this node waits for every lane before it joins them
         with self.waits.within(None):
             if pattern is None:
                 await self.subscriptions.lanes.joined()
@@ -155,6 +160,9 @@ class LocalNode:
 
     async def arrived(self, partitions: Sequence[Partition]) -> None:
         """Find out where the sessions to *partitions*, which we have just joined, are."""
+        self.ownership.check_entered()
+        if self.asking is not None:
+            await self.asking.met.wait()
         nodes = await self.directory.nodes()
         for partition in partitions:
             self.sessions.joined(partition, nodes)
@@ -184,10 +192,12 @@ class LocalNode:
         expires: float | None = None,
     ) -> Wait:
         """Send to a client or a node, in the name of *source*."""
-        event, size = self._event(source, target, check_topic(type), data, headers)
-        if expires is not None:
-            event = replace(event, expires=time() + expires)
-        return self.router.send(event, size)
+        # Nearly every event goes this way: through _event, Router.send, and Mailbox.add or Outbox.add. So there is
+        # one look-up for the client and one for the route, and nothing is awaited that need not wait.
+        route = self._route(target)
+        until = None if expires is None else time() + expires
+        event, size = self._event(source, target, check_topic(type), data, headers, route, until)
+        return self.router.send(event, size, route)
 
     def publish(self, source: str, topic: str, data: object, headers: Headers | None) -> Wait:
         """Publish to a topic, in the name of *source*."""
@@ -219,11 +229,12 @@ class LocalNode:
     async def _request(
         self, source: str, target: str, type: str, data: object, timeout: float, headers: Headers | None
     ) -> Event:
-        event, size = self._event(source, target, type, data, headers, reply_to=self.router.address)
+        route = self._route(target)
+        event, size = self._event(source, target, type, data, headers, route, None, self.router.address)
         pending = self.requests.open(event.id)
         try:
             with self.waits.within(timeout, lambda: RequestTimeout(f"the answer of {target!r} to {type!r}", timeout)):
-                wait = self.router.send(event, size)
+                wait = self.router.send(event, size, route)
                 if wait is not None:
                     await wait
                 return await pending.wait()
@@ -234,8 +245,9 @@ class LocalNode:
         """Answer *request*, in the name of *source*."""
         if request.reply_to is None:
             raise EventBusError(f"{request!r} is no request: its sender waits for no answer; use send")
-        event, size = self._event(source, request.reply_to, request.type, data, headers, answers=request.id)
-        return self.router.send(event, size)
+        route = self._route(request.reply_to)
+        event, size = self._event(source, request.reply_to, request.type, data, headers, route, None, None, request.id)
+        return self.router.send(event, size, route)
 
     async def claim(self, holding: Holding, *, takeover: bool) -> None:
         """Claim the client of *holding*, and have its handle elsewhere end."""
@@ -263,9 +275,29 @@ class LocalNode:
             await self.ownership.release(holding)
             self.presence.say(CLIENT_RELEASED, client=holding.name)
 
+    def overflowed(self, holding: Holding) -> None:
+        """End *holding*, whose consumer left too much waiting, and report that to its senders."""
+        options = self.options
+        too_many = holding.mailbox.count > options.mailbox_events
+        left = holding.mailbox.close()
+        self.mailboxes.dropped += len(left)
+        self.ownership.release_soon(holding)
+        self.end(
+            holding,
+            LimitExceeded(
+                f"client {holding.name!r} left too much waiting, and its handle was closed",
+                *(("mailbox_events", options.mailbox_events) if too_many else ("mailbox_size", options.mailbox_size)),
+                mend="take events sooner, raise the option, or let the overflow drop events",
+            ),
+        )
+        self.presence.say(CLIENT_RELEASED, client=holding.name)
+        self.on_dropped.emit(holding.name, Dropped(len(left)))
+        for event, sender in left:
+            self._dropped([event], sender, MAILBOX_FULL)
+
     def _leave_behind(self, left: Holding, reason: EventBusError) -> None:
         """Keep the events for a client whose handle was closed, until ``linger`` is over or it is claimed."""
-        kept = Holding(left.name, Mailbox(self.mailboxes, lambda: None), lambda: None)
+        kept = Holding(left.name, Mailbox(self.mailboxes, lambda: None, left.mailbox.overflow), lambda: None)
         kept.epoch = left.epoch
         self.ownership.clients[left.name] = kept
         self.lingering[kept] = monotonic() + left.linger
@@ -296,8 +328,8 @@ class LocalNode:
 
     def add_handler(self, handler: Handler) -> None:
         """Let *handler* have the events that match its name."""
-        self.handlers[handler] = None
         self.subscriptions.add_handler(handler.name, handler.mailbox, local=handler.local)
+        self.handlers[handler] = None
 
     def remove_handler(self, handler: Handler) -> None:
         """Undo :meth:`add_handler`, whatever waits in its mailbox; does nothing on successive calls."""
@@ -352,7 +384,7 @@ class LocalNode:
             missed=sessions.missed,
             dropped=self.mailboxes.dropped,
             stale=sessions.stale,
-            refused=dict(delivery.refused),
+            refused=dict(delivery.refused) | ({OWN_EVENT: self.exchange.failed} if self.exchange.failed else {}),
             handler_failures=self._handler_failures,
             write_failures=outbox.failures,
             waits=outbox.waits,
@@ -361,6 +393,15 @@ class LocalNode:
             disconnects=self.link.losses,
             undeliverable_by_reason=dict(self.router.undeliverable),
             version=__version__,
+            delivered=self.router.local + delivery.deliveries,
+            mailbox_events=self.mailboxes.waiting(),
+            outage_seconds=self.link.seconds_down(),
+            interruptions=delivery.interruptions,
+            leases_lost=self.ownership.losses,
+            hooks_skipped=self.hooks.skipped,
+            frame_events=outbox.sizes.histogram(),
+            send_seconds=outbox.seconds.histogram(),
+            handle_seconds=delivery.seconds.histogram(),
         )
 
     def _event(
@@ -370,42 +411,36 @@ class LocalNode:
         type: str,
         data: object,
         headers: Headers | None,
+        route: Route | None = None,
+        expires: float | None = None,
         reply_to: str | None = None,
         answers: str | None = None,
     ) -> tuple[Event, int]:
         """Return a new event and the size of its data; it is encoded now, so that later changes do not reach it."""
         if not self.open:
             raise not_open()
-        if target.__class__ is not str:
-            check_address(target)
-        router = self.router
-        limit = self.options.max_event_size
-        raw = encode_data(data, limit)
+        raw = encode_data(data, self._largest)
         text, size = None, len(raw)
         if headers is not None:
             text, extra = check_headers(headers)
             size += extra
-            if size > limit:
-                raise EventTooLarge(size, limit)
-        return Event(
-            type,
-            source,
-            target,
-            router.next_id(),
-            msgspec.Raw(raw),
-            text,
-            router.epoch(target),
-            0,
-            None,
-            reply_to,
-            answers,
-        ), size
+            if size > self._largest:
+                raise EventTooLarge(size, self._largest)
+        epoch = 0 if route is None else route.epoch
+        next_id = self.router.next_id
+        return Event(type, source, target, next_id(), Raw(raw), text, epoch, 0, None, reply_to, answers, expires), size
+
+    def _route(self, target: str) -> Route | None:
+        """Return the way to *target*, if it is known to be elsewhere."""
+        if target.__class__ is not str:
+            check_address(target)
+        return self.router.remembered.get(target)
 
     @property
     def state(self) -> str:
         """See :attr:`Bus.state`."""
         if self.open:
-            return "open" if self.link.up else "disconnected"
+            return "alone" if self.link.alone else "open" if self.link.up else "disconnected"
         return "closed" if self.opened else "new"
 
     def check_open(self) -> None:

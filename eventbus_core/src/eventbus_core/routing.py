@@ -7,6 +7,7 @@ The usual send finds its way with two dict look-ups and suspends nowhere.
 from __future__ import annotations
 
 import itertools
+import secrets
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from time import monotonic
@@ -68,6 +69,9 @@ class Router:
         options, node, outbox, ownership, subscriptions, directory, waits: what it was made of.
         internal: takes an event for this node that no application handles; returns whether it did.
         address: of this node.
+        alone: whether this node has not joined the others yet: what it publishes or broadcasts is for itself.
+        next_id: returns an id that no other event of the namespace has.
+        clients: of this node.
         remembered: the owners of remote clients, and remote nodes, as last heard of.
         accepted, local: events taken from the application, and deliveries within this node.
         undeliverable: events reported to their senders, by reason.
@@ -87,6 +91,8 @@ class Router:
     ) -> None:
         self.internal = internal
         self.address = node_address(node)
+        self.alone = True
+        self.clients = ownership.clients
         self.remembered: dict[str, Route] = {}
         self.accepted = self.local = 0
         self.undeliverable: Counter[str] = Counter()
@@ -96,39 +102,32 @@ class Router:
         self.node = node
         self.outbox = outbox
         self.ownership = ownership
-        self._clients = ownership.clients
         self.subscriptions = subscriptions
         self.directory = directory
         self._lanes: dict[str, Queue] = {}
         self._numbers = itertools.count(1)
-        self._prefix = ""
+        self._number(secrets.token_hex(8))
 
     def begin(self, incarnation: int) -> None:
-        """Number events as those of this *incarnation*."""
-        self._prefix = f"{incarnation:x}-"
+        """Number events as those of this *incarnation*, and let them go to other nodes too."""
+        self.alone = False
+        self._number(f"{incarnation:x}")
 
-    def next_id(self) -> str:
-        """Return an id that no other event of the namespace has."""
-        return f"{self._prefix}{next(self._numbers):x}"
-
-    def epoch(self, address: str) -> int:
-        """Return the epoch by which *address* is believed to be held elsewhere; 0 if nothing is known."""
-        route = self.remembered.get(address)
-        return 0 if route is None else route.epoch
+    def _number(self, prefix: str) -> None:
+        self.next_id = map(f"{prefix}-%d".__mod__, self._numbers).__next__  # without a frame of Python's
 
     # Sending is not `async`: nearly every event is accepted at once, and a coroutine for each
     # would cost more than its routing. Only what has to wait is returned as something to await.
 
-    def send(self, event: Event, size: int) -> Wait:
+    def send(self, event: Event, size: int, route: Route | None) -> Wait:
         """
-        Send to the client or node that is the event's target; what is returned raises.
+        Send to the client or node that is the event's target, by *route* if it is remote; what is returned raises.
 
         Raises:
             ClientNotFound: nobody owns the client, or the node is not on the bus.
             TransportUnavailable: there was no room within ``send_timeout``.
         """
-        target = event.target
-        holding = self._clients.get(target)
+        holding = self.clients.get(event.target)
         if holding is not None:
             mailbox = holding.mailbox
             if not mailbox.full():
@@ -136,7 +135,7 @@ class Router:
                 self.local += 1
                 mailbox.add(event, size)
                 return None
-        elif (route := self.remembered.get(target)) is not None and not self.outbox.full(route.queue):
+        elif route is not None and not self.outbox.full(route.queue):
             self.accepted += 1
             self.outbox.add(route.queue, encode_event(event))
             return None
@@ -153,7 +152,7 @@ class Router:
         Raises:
             TransportUnavailable: there was no room within ``send_timeout``; nobody gets the event.
         """
-        queue = self._lanes.get(topic) or self._lane(topic)
+        queue = None if self.alone else self._lanes.get(topic) or self._lane(topic)
         return self._spread(event, size, queue, (self.subscriptions.topics, self.subscriptions.locals))
 
     def broadcast(self, event: Event, size: int, *, include_self: bool) -> Wait:
@@ -164,7 +163,7 @@ class Router:
             TransportUnavailable: there was no room within ``send_timeout``; nobody gets the event.
         """
         here = (self.subscriptions.handlers, self.subscriptions.locals) if include_self else ()
-        return self._spread(event, size, self.outbox.queue(ALL_NODES), here)
+        return self._spread(event, size, None if self.alone else self.outbox.queue(ALL_NODES), here)
 
     def doubtful(self) -> bool:
         """Return whether the directory may not know everybody who is there, since it has lost its memory."""
@@ -172,6 +171,7 @@ class Router:
 
     async def locate(self, client: str) -> Owner | None:
         """Return the owner of *client* as the directory knows it now."""
+        self.ownership.check_entered()
         return await self.ownership.lookups.ask(check_client(client))
 
     def tell_node(self, node: str, type: str, data: object) -> None:
@@ -261,10 +261,11 @@ class Router:
             self.remember(target, owner)
             return
         await self.ownership.settled()
-        if target not in self._clients:
+        if target not in self.clients:
             raise ClientNotFound(target)
 
     async def _find_node(self, node: str) -> Owner | None:
+        self.ownership.check_entered()
         if isinstance(self.directory, AskingDirectory):
             await self.directory.look_for(node)
         for known in await self.directory.nodes():
@@ -289,7 +290,8 @@ class Router:
             with self._patience(event.target):
                 while not await self._has_room(event.target):
                     pass
-            wait = self.send(replace(event, epoch=self.epoch(event.target)), size)
+            route = self.remembered.get(event.target)
+            wait = self.send(replace(event, epoch=0 if route is None else route.epoch), size, route)
         if wait is not None:
             await wait
 
@@ -304,7 +306,7 @@ class Router:
 
     async def _has_room(self, target: str) -> bool:
         """Return whether *target* can take an event, or wait for what it lacks."""
-        if (holding := self._clients.get(target)) is not None:
+        if (holding := self.clients.get(target)) is not None:
             if not holding.mailbox.full():
                 return True
             await holding.mailbox.room()

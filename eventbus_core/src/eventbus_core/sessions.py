@@ -53,6 +53,7 @@ class Sessions:
         notes: what to tell which node.
         on_note: called when there is something new in ``notes`` or ``resend``.
         on_answer: called when a node has said where it is, see :meth:`joined`.
+        on_settled: called for each frame whose deliveries are all handled with the time when it came.
         on_left: called with our session to a node that takes nothing more, and the number from which on.
     """
 
@@ -69,6 +70,7 @@ class Sessions:
         self.notes: dict[str, list[Note]] = {}
         self.on_note: Callable[[], None] = lambda: None
         self.on_answer: Callable[[], None] = lambda: None
+        self.on_settled: Callable[[float], None] = lambda _since: None
         self.on_left: Callable[[Outgoing, int], None] = lambda _session, _first: None
         self._options = options
         self._numbers = itertools.count(1)

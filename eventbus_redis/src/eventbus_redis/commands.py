@@ -15,7 +15,8 @@ from redis.exceptions import NoScriptError, ResponseError
 
 from eventbus_core import TransportUnavailable
 from eventbus_redis.errors import redis_errors
-from eventbus_redis.server import AnyConnection, Server, stream_of
+from eventbus_redis.line import Line
+from eventbus_redis.server import Server
 
 Argument: TypeAlias = str | bytes | int
 
@@ -63,19 +64,19 @@ class Commands:
         self._server = server
         self._timeout = timeout
         self._turn = asyncio.Lock()
-        self._connection: AnyConnection | None = None
+        self._line: Line | None = None
         self._closed = False
 
     async def open(self) -> None:
         """Connect, so that what is wrong shows now."""
-        self._connection = await self._server.connect()
+        await self._connect()
 
     async def aclose(self) -> None:
         """Disconnect; whoever waits for an answer gets :class:`TransportUnavailable`."""
         self._closed = True
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            await connection.disconnect()
+        line, self._line = self._line, None
+        if line is not None:
+            await line.aclose()
 
     async def call(self, *commands: bytes) -> list[Any]:
         """
@@ -85,13 +86,14 @@ class Commands:
             TransportUnavailable: no connection, or no answer in time.
             ConfigurationError, EventBusError: the server refused one of them; the others may have been done.
         """
-        return await self.send(commands, len(commands))
-
-    async def send(self, pieces: Sequence[bytes], count: int) -> list[Any]:
-        """Like :meth:`call`, for *count* commands that are in *pieces*."""
         with redis_errors(self._server.uri):
             async with asyncio.timeout(self._timeout):
-                return _checked(await self._exchange(pieces, count))
+                return _checked(await self._exchange(commands, len(commands)))
+
+    async def send(self, pieces: Sequence[bytes], count: int) -> list[Any]:
+        """Like :meth:`call`, for *count* commands that are in *pieces*, and for one that needs no timer of its own."""
+        with redis_errors(self._server.uri):
+            return _checked(await self._exchange(pieces, count))
 
     async def run(self, script: Script, calls: Sequence[bytes]) -> list[Any]:
         """Do *calls* of *script* like :meth:`call`, after teaching it to the server if need be."""
@@ -108,32 +110,32 @@ class Commands:
 
     async def _exchange(self, pieces: Sequence[bytes], count: int) -> list[Any]:
         async with self._turn:
-            connection = await self._connected()
+            if self._line is None or self._line.over:
+                await self._connect()
+            line = self._line
+            if line is None or self._closed:
+                await self.aclose()
+                raise TransportUnavailable(f"the connection to {self._server.uri} is closed")
             try:
-                await connection.send_packed_command(pieces, check_health=False)
-                return [await _reply(connection) for _ in range(count)]
+                line.write(pieces)
+                replies: list[Any] = []
+                while len(replies) < count:
+                    said = await line.read()
+                    if said is None:
+                        raise TimeoutError("no answer in time")
+                    replies += said
             except BaseException:
-                self._connection = None
-                await connection.disconnect(nowait=True)
+                self._line = None
+                await line.aclose()
                 raise
+            return replies
 
-    async def _connected(self) -> AnyConnection:
-        if self._connection is not None and stream_of(self._connection).at_eof():
-            await self._connection.disconnect(nowait=True)
-            self._connection = None
-        if self._connection is None and not self._closed:
-            self._connection = await self._server.connect()
-        if self._connection is None or self._closed:
-            await self.aclose()
-            raise TransportUnavailable(f"the connection to {self._server.uri} is closed")
-        return self._connection
-
-
-async def _reply(connection: AnyConnection) -> Any:
-    try:
-        return await connection.read_response()
-    except ResponseError as error:
-        return error
+    async def _connect(self) -> None:
+        if self._line is not None:
+            await self._line.aclose()
+            self._line = None
+        if not self._closed:
+            self._line = Line(await self._server.connect(), self._timeout)
 
 
 def _checked(replies: list[Any]) -> list[Any]:

@@ -89,16 +89,6 @@ class Server:
         )
 
 
-def stream_of(connection: AnyConnection) -> asyncio.StreamReader:
-    """Return the stream that *connection* reads from."""
-    # The one private thing of redis-py in use, there since 4.2: its read_response() takes one reply at a time
-    # through three coroutines, and would need a timer for each to notice an idle connection.
-    stream = connection._reader
-    if stream is None:
-        raise ConnectionResetError("the connection was closed")
-    return stream
-
-
 def _address(uri: TransportURI) -> dict[str, Any]:
     if uri.scheme != "unix":
         return {"host": uri.host or "localhost", "port": uri.port or DEFAULT_PORT, "socket_keepalive": True}

@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import Any, ClassVar, Final
 
 import anyio
+from redis.exceptions import ResponseError
 
 from eventbus_core import (
     Capabilities,
@@ -29,9 +30,9 @@ from eventbus_redis.commands import Commands, pack, pack_publish
 from eventbus_redis.diagnosis import examine
 from eventbus_redis.directory import RedisDirectory
 from eventbus_redis.errors import redis_errors
+from eventbus_redis.line import Line
 from eventbus_redis.options import RedisOptions
 from eventbus_redis.server import Server
-from eventbus_redis.subscriber import Subscriber
 
 logger = logging.getLogger("eventbus.redis")
 
@@ -69,7 +70,7 @@ class RedisTransport(Transport):
         self._publisher = Commands(self._server, options.command_timeout)
         self._records = Commands(self._server, options.command_timeout)
         self.directory = RedisDirectory(self._records, options.prefix, uri.namespace)
-        self._subscriber: Subscriber | None = None
+        self._subscriber: Line | None = None
         self._arrived: deque[Frame | Interrupted] = deque()
         self._turn = asyncio.Lock()
         self._fault: EventBusError | None = None
@@ -96,16 +97,16 @@ class RedisTransport(Transport):
         new = self._channels.want(partitions)
         try:
             async with asyncio.timeout(self.options.command_timeout):
-                await self._subscribe(new)
+                self._subscribe(new)
                 await self._joined(names)
         except BaseException as error:
-            await self._drop(new)
+            self._drop(new)
             if isinstance(error, TimeoutError):
                 raise self._unconfirmed() from self._fault
             raise
 
     async def leave(self, partitions: Sequence[Partition]) -> None:
-        await self._drop([self._channels.name(partition) for partition in partitions])
+        self._drop([self._channels.name(partition) for partition in partitions])
 
     async def publish(self, frames: Sequence[Frame]) -> Sequence[int]:
         pieces: list[bytes] = []
@@ -140,15 +141,15 @@ class RedisTransport(Transport):
         kind = ConfigurationError if isinstance(self._fault, ConfigurationError) else TransportUnavailable
         return kind(f"{self.uri} did not confirm a subscription in time: {self._fault or 'no answer'}")
 
-    async def _subscribe(self, names: Sequence[bytes]) -> None:
+    def _subscribe(self, names: Sequence[bytes]) -> None:
         if self._subscriber is not None and names:
             self._channels.asked(names)
-            await self._subscriber.ask("SUBSCRIBE", names)
+            self._subscriber.write([pack("SUBSCRIBE", *names)])
 
-    async def _drop(self, names: Sequence[bytes]) -> None:
+    def _drop(self, names: Sequence[bytes]) -> None:
         dropped = self._channels.unwant(names)
         if self._subscriber is not None and dropped:
-            await self._subscriber.ask("UNSUBSCRIBE", dropped)
+            self._subscriber.write([pack("UNSUBSCRIBE", *dropped)])
 
     def _check_open(self) -> None:
         if self._closed:
@@ -167,16 +168,18 @@ class RedisTransport(Transport):
                 logger.warning("node %s connects anew: %s", self.node, error)
             self._fault = error
             subscriber, self._subscriber = self._subscriber, None
-            await subscriber.abort()
+            await subscriber.aclose()
 
-    async def _pushes(self, subscriber: Subscriber) -> list[Any]:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self.options.probe_interval):
-                return await subscriber.read()
+    async def _pushes(self, subscriber: Line) -> list[Any]:
+        pushes = await subscriber.read()
+        if pushes is not None:
+            return pushes
         # A server that hangs, or a line that is dead, says nothing: only what we publish ourselves tells.
         async with asyncio.timeout(self.options.probe_timeout):
             await self._probe()
-            return await subscriber.read()
+            while pushes is None:
+                pushes = await subscriber.read()
+            return pushes
 
     async def _probe(self) -> None:
         probe = pack("PUBLISH", self._channels.probe, b"")
@@ -187,7 +190,10 @@ class RedisTransport(Transport):
 
     def _take_in(self, pushes: Sequence[Any]) -> None:
         wanted = self._channels.wanted
-        for kind, channel, data in pushes:
+        for push in pushes:
+            if isinstance(push, ResponseError):
+                raise push
+            kind, channel, data = push
             if kind == b"message":
                 partition = wanted.get(channel)
                 if partition is not None:
@@ -218,21 +224,21 @@ class RedisTransport(Transport):
 
     async def _subscribe_anew(self) -> None:
         """Get a new connection, and return when all that is wanted is joined."""
-        subscriber = self._subscriber = Subscriber(await self._server.connect())
+        subscriber = self._subscriber = Line(await self._server.connect(), self.options.probe_interval)
         try:
             with redis_errors(self.uri):
                 async with asyncio.timeout(self.options.command_timeout):
                     self._check_open()
-                    await self._subscribe(self._channels.begin_anew())
+                    self._subscribe(self._channels.begin_anew())
                     while not self._channels.all_joined():
-                        self._take_in(await subscriber.read())
+                        self._take_in(await subscriber.read() or ())
         except BaseException:
             self._subscriber = None
-            await subscriber.abort()
+            await subscriber.aclose()
             raise
 
 
-async def _close(connection: Subscriber | Commands) -> None:
+async def _close(connection: Line | Commands) -> None:
     with suppress(EventBusError, OSError):
         await connection.aclose()
 
