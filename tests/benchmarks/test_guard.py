@@ -22,12 +22,12 @@ EVENTS: Final = 1000
 BURST: Final = 100
 ROUNDS: Final = 30
 
-# Each about twice what was measured when it was set.
-MOST_LOCAL_CPU: Final = 6.5
-MOST_REMOTE_CPU: Final = 8.5
-MOST_COMMANDS: Final = 20
-MOST_BLOCKS: Final = 8
-MOST_BYTES: Final = 900
+# What was measured when they were set, on a busy machine: 3.1, 4.0, 4, 4.02 and 439.
+MOST_LOCAL_CPU: Final = 5.5
+MOST_REMOTE_CPU: Final = 7.0
+MOST_COMMANDS: Final = 14
+MOST_BLOCKS: Final = 6
+MOST_BYTES: Final = 650
 
 
 @pytest.fixture

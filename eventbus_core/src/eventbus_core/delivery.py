@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable
+from itertools import groupby
+from operator import itemgetter
 from time import monotonic
 from typing import Final, NamedTuple
 
@@ -262,12 +264,10 @@ class Delivery:
     def _deliver_spread(self, matched: Iterable[tuple[Event, tuple[Mailbox, ...]]], ready: Ready) -> None:
         """Deliver events of which each may have many receivers, to each its own copy."""
         chunks: dict[Mailbox, list[Event]] = {}
-        for event, mailboxes in matched:
+        for mailboxes, run in groupby(matched, itemgetter(1)):
+            events = [event for event, _ in run]
             for mailbox in mailboxes:
-                if mailbox in chunks:
-                    chunks[mailbox].append(copy_event(event))
-                else:
-                    chunks[mailbox] = [copy_event(event)]
+                chunks.setdefault(mailbox, []).extend(map(copy_event, events))
         self._put(chunks, 0, ready)
 
     def _put(self, chunks: dict[Mailbox, list[Event]], strays: int, ready: Ready) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from copy import copy
 from typing import Any, TypeAlias, TypeVar
 
 import msgspec
@@ -149,7 +148,10 @@ def encode_data(data: object, limit: int) -> bytes:
 
 def copy_event(event: Event) -> Event:
     """Return a copy of *event* that shares nothing with it which could be changed."""
-    return copy(event) if event.headers is None else replace(event, headers=dict(event.headers))
+    copied: Event = event.__copy__()  # type: ignore[attr-defined]  # a call of copy() would take twice as long
+    if event.headers is not None:
+        force_setattr(copied, "headers", dict(event.headers))
+    return copied
 
 
 def check_headers(headers: Mapping[Any, Any]) -> tuple[dict[str, str], int]:
