@@ -37,7 +37,8 @@ class Line(asyncio.BufferedProtocol):
         self._transport: Any = writer.transport
         self._patience = patience
         self._loop = asyncio.get_running_loop()
-        self._buffer = bytearray(READ_SIZE)
+        # A view, as asyncio's TLS cuts pieces off what it gets and fills them: those of a bytearray would be copies.
+        self._buffer = memoryview(bytearray(READ_SIZE))
         self._parser = hiredis.Reader(protocolError=InvalidResponse, replyError=_error)
         self._parser.setmaxbuf(READ_SIZE)
         self._said: list[Any] = []
@@ -121,7 +122,7 @@ class Line(asyncio.BufferedProtocol):
 
     # What asyncio calls.
 
-    def get_buffer(self, sizehint: int) -> bytearray:
+    def get_buffer(self, sizehint: int) -> memoryview:
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
