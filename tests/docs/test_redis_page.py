@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,7 @@ import eventbus_redis
 from tests.bus.support import DEADLINE, until
 from tests.cli.programs import run
 from tests.docs.test_docs import ROOT, blocks_of
-from tests.servers import HOST, RedisServer, free_port
+from tests.servers import HOST, RedisServer, ServerError, free_port
 
 PAGE = ROOT / "docs/redis.md"
 
@@ -98,7 +99,7 @@ async def test_the_rights_on_the_page_are_enough(redis_server: RedisServer, uri:
         with Redis(port=redis_server.port) as admin:
             async with eventbus.connect(uri, lease=0.5):
                 await until(lambda: not admin.hlen("eventbus:default:owners"), "the dead node's client is cleared away")
-    assert refusals(redis_server) == set()
+    assert refusals(redis_server) <= {"client|setinfo"}
     found = {row["check"]: row["level"] for row in json.loads(run("doctor", uri, "--json").stdout)}
     assert found.pop("rights") == "ok"
     assert {check for check, level in found.items() if level != "ok"} == {"output buffer", "memory"}
@@ -137,11 +138,20 @@ def test_tls_as_the_page_sets_it_up(tmp_path: Path) -> None:
         *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=redis"),
         *("-addext", f"subjectAltName=IP:{HOST}", "-keyout", "key.pem", "-out", "cert.pem"),
     ]
+    if shutil.which("openssl") is None:
+        pytest.skip("there is no openssl to make a certificate with")
     subprocess.run(certificate, cwd=tmp_path, check=True, capture_output=True)
     port = free_port()
     options = ["--tls-port", str(port), "--tls-cert-file", "cert.pem", "--tls-key-file", "key.pem"]
     options += ["--tls-ca-cert-file", "cert.pem"]
-    with RedisServer(tmp_path, *options):
+    server = RedisServer(tmp_path, *options)
+    try:
+        server.start()
+    except ServerError as error:
+        if "tls" not in str(error).lower():
+            raise
+        pytest.skip(f"{server.program} was built without TLS")
+    with server:
         plain = f"rediss://{HOST}:{port}/0"
         trusted = f"{plain}?ssl_ca_certs={tmp_path}/cert.pem"
         known = f"{trusted}&ssl_certfile={tmp_path}/cert.pem&ssl_keyfile={tmp_path}/key.pem"
