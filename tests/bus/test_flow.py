@@ -9,6 +9,7 @@ import anyio
 import pytest
 
 from eventbus import Dropped, Event, TransportUnavailable
+from eventbus_core import node_partition
 from tests.bus.support import DEADLINE, Hooked, Inbox, buses, fence, read, take, tasks, until
 
 KIB = 1024
@@ -194,6 +195,51 @@ async def test_g11_a_full_local_mailbox_makes_senders_wait_and_then_no_more(uri:
             assert anyio.current_time() - before < 0.25
         events = await take(bob, 11)
         assert [event.data for event in events] == [Dropped(90), *range(90, 100)]
+
+
+async def test_g11_senders_of_the_same_node_do_not_wait_for_what_others_sent(uri: str) -> None:
+    """However much of other nodes waits for a client, its own node may still be ahead of it by ``local_lead``."""
+    async with buses(uri, 2, local_lead=10, laggard_timeout=10 * DEADLINE) as (a, b), b.client("bob") as bob:
+        for number in range(50):
+            await a.send("bob", "far", number)
+        await fence([a], [b])
+        with anyio.fail_after(DEADLINE):
+            for number in range(10):
+                await b.send("bob", "near", number)
+        assert len(await take(bob, 60)) == 60
+
+
+async def test_g5_an_event_behind_one_of_another_node_is_reported_to_its_own_sender(uri: str) -> None:
+    """Also when the credit for the one before was given back long ago, as its client lags."""
+    async with buses(uri, 2, laggard_timeout=0.01) as (a, b):
+        far, near = Hooked(), Hooked()
+        a.on_undeliverable(far)
+        b.on_undeliverable(near)
+        async with b.client("bob"):
+            await a.send("bob", "far")
+            await fence([a], [b])
+            mailbox = b._node.ownership.clients["bob"].mailbox
+            await until(lambda: mailbox._lagging)
+            await b.send("bob", "near")
+        await until(lambda: bool(far) and bool(near), "both senders are told")
+        assert [fate.type for fate in far] == ["far"]
+        assert [fate.type for fate in near] == ["near"]
+
+
+async def test_what_nobody_took_counts_as_sent_only_once(uri: str) -> None:
+    """A node that does not listen gets its events when it does; the counters tell of one sending."""
+    async with buses(uri, 2) as (a, b), b.client("bob", handler=(bob := Inbox())):
+        await a.send("bob", "n", 0)
+        await bob.got(1)
+        sent = a.stats().sent_events
+        await b._node.transport.leave([node_partition(b.node)])
+        frames = a.stats().sent_frames
+        await a.send("bob", "n", 1)
+        await until(lambda: a.stats().sent_frames > frames, "it was tried")
+        await b._node.transport.join([node_partition(b.node)])
+        await bob.got(2)
+        assert bob.data == [0, 1]
+        assert a.stats().sent_events == sent + 1
 
 
 async def test_g11_a_send_that_finds_no_room_raises_in_time(uri: str) -> None:

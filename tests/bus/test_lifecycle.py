@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
@@ -314,6 +315,22 @@ async def test_closing_waits_no_longer_than_it_may(uri: str) -> None:
                 before = anyio.current_time()
         assert 0.1 <= anyio.current_time() - before < 2.0
         assert [node.id for node in await a.nodes()] == ["n0"]
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_cancellation_by_asyncio_while_closing_lets_no_task_run_on(uri: str) -> None:
+    """It passes the shields of anyio; the bus closes all the same."""
+
+    async def cancelled_at_the_end_of_its_body() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        async with eventbus.connect(uri, namespace=fresh_namespace()):
+            task.cancel()
+
+    task = asyncio.create_task(cancelled_at_the_end_of_its_body())
+    done, _ = await asyncio.wait([task], timeout=DEADLINE)
+    assert done, "it hangs"
+    assert task.cancelled()
 
 
 async def test_whatever_waits_ends_with_the_bus(uri: str) -> None:

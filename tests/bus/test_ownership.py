@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import anyio
 import pytest
 
 import eventbus
 from eventbus import BusClosed, ClientNotFound, ClientTakenOver
-from eventbus_core import node_partition
+from eventbus_core import Claim, Owner, node_partition
 from tests.bus.support import DEADLINE, Hooked, Inbox, buses, fence, read, take, tasks, until
 
 ASKING = True
@@ -193,3 +194,38 @@ async def test_presence_is_told_to_those_who_ask_for_it(uri: str) -> None:
         ]
         assert told.events[3].data == {"node": "n0", "client": "bob", "previous": "late"}
         assert len(everything) == 0
+
+
+async def test_g10_a_handler_made_before_the_bus_opens_gets_nothing_older(uri: str) -> None:
+    """What was published before the node joined is not sent again to it, and counts as no loss."""
+    async with buses(uri, 1) as (a,):
+        for number in range(10):
+            await a.publish("n", number)
+        await a.flush()
+        late = eventbus.connect(uri, namespace=a.namespace, node="late")
+        late.on("n")(inbox := Inbox())
+        async with late:
+            await a.publish("n", "now")
+            await inbox.got(1)
+            await fence([a], [late])
+            assert inbox.data == ["now"]
+            assert late.stats().missed == 0
+
+
+@pytest.mark.parametrize("uri", ["memory"], indirect=True)
+async def test_g5_nobody_is_taken_for_dead_while_a_lost_lease_is_being_mended(
+    uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A directory that knows this node again need not know the others yet."""
+    async with buses(uri, 1, lease=0.3) as (bus,), bus.client("bob"):
+        node = bus._node
+        claim, doubtful = node.directory.claim, Hooked()
+
+        async def watched(clients: Sequence[str], takeover: bool) -> Sequence[Claim | Owner]:
+            doubtful(node.router.doubtful())
+            return await claim(clients, takeover)
+
+        monkeypatch.setattr(node.directory, "claim", watched)
+        await node.directory.leave()
+        await until(lambda: bool(doubtful), "what was held is claimed again")
+        assert doubtful == [True]

@@ -37,7 +37,7 @@ def normal(text: str) -> str:
 async def printed(place: Place, script: str) -> str:
     """What the shell *script* prints, on both streams, while server-1 publishes orders and server-2 handles them."""
     function = f'eventbus() {{ "{sys.executable}" -m eventbus "$@"; }}\n'
-    env = environment(EVENTBUS_URI=place.uri, COLUMNS="100")
+    env = environment(EVENTBUS_URI=place.uri, COLUMNS="120")
     with anyio.fail_after(TIMEOUT):
         async with anyio.create_task_group() as publishing:
             publishing.start_soon(publish, place)

@@ -71,6 +71,7 @@ async def test_top_shows_the_counters_of_all_nodes(redis_uri: str) -> None:
             assert row["stats"]["clients"] == 1
             assert row["out_per_second"] >= 0
             assert row["answer_ms"] > 0
+            assert 0 < row["send_ms"][0] <= row["send_ms"][1]  # its answer, if nothing else
         table = (await place.run("top", "--interval", "0.1", "--count", "1")).stdout.splitlines()
     assert table[0].split()[:4] == ["node", "clients", "out/s", "in/s"]
     assert [line.split()[0] for line in table[1:]] == ["server-1", "server-2"]
@@ -149,6 +150,12 @@ def test_a_password_is_never_shown(visit: str) -> None:
     assert ended.returncode == 2
     assert "redis://user:***@127.0.0.1:1/0 cannot be reached" in ended.stderr
     assert "secret" not in ended.stderr + ended.stdout + run(visit.split()[0], "--help").stdout
+
+
+def test_a_visitor_is_never_alone() -> None:
+    ended = run("publish", "order.x", EVENTBUS_URI="redis://127.0.0.1:1/0?wait_for_broker=false")
+    assert ended.returncode == 2
+    assert "cannot be reached" in ended.stderr
 
 
 @pytest.mark.parametrize("visit", VISITS)

@@ -17,6 +17,7 @@ from eventbus_core.errors import (
     EventTooLarge,
     FrameError,
     InvalidName,
+    LimitExceeded,
     NamespaceMismatch,
     NodeAlreadyPresent,
     OptionError,
@@ -104,6 +105,10 @@ def test_every_error_says_when_it_is_raised(name: str) -> None:
             "the event takes 2,000,000 bytes, the limit is 1,048,576; "
             "send a reference to the data, or raise max_event_size on every node",
         ),
+        (
+            LimitExceeded("no more requests may wait for their answers", "max_requests", 100_000, "wait, or raise it"),
+            "no more requests may wait for their answers: max_requests is 100,000; wait, or raise it",
+        ),
         (ClientNotFound("acme/bob"), "nobody on the bus is 'acme/bob'; the event was not sent"),
         (
             ClientAlreadyClaimed("acme/bob", "a"),
@@ -120,7 +125,7 @@ def test_every_error_says_when_it_is_raised(name: str) -> None:
         (RequestTimeout("the answer of 'bob'", 2.0), "the answer of 'bob' did not come within 2 s"),
         (FrameError("checksum", "it differs"), "checksum frame: it differs"),
     ],
-    ids=range(14),
+    ids=range(15),
 )
 def test_messages_say_what_happened_and_what_to_do(error: EventBusError, message: str) -> None:
     assert str(error) == message
@@ -135,6 +140,10 @@ def test_a_long_value_does_not_flood_the_message(error: EventBusError) -> None:
 
 def test_what_programs_look_for_are_attributes() -> None:
     assert EventTooLarge(2, 1).size == 2
+    assert (LimitExceeded("x", "max_clients", 7, "y").option, LimitExceeded("x", "y", 7, "z").limit) == (
+        "max_clients",
+        7,
+    )
     assert ClientNotFound("bob").address == "bob"
     assert ClientTakenOver("bob", "b").node == "b"
     assert ClientAlreadyClaimed("bob", "a").client == "bob"

@@ -227,6 +227,28 @@ def test_without_redis_who_comes_is_told(fleet: list[Gateway], redis_server: Red
     assert turned_away(fleet[0], "acme", "alice") == 1013
 
 
+def test_servers_that_start_before_redis_serve_their_own_and_find_each_other_later(
+    redis_server: RedisServer, tmp_path: Path
+) -> None:
+    redis_server.kill()
+    with (
+        gateways(redis_server.uri, tmp_path, count=2) as (one, two),
+        Visitor(one, "acme", "alice", "cats") as alice,
+        Visitor(one, "acme", "carol", "cats") as carol,
+        Visitor(two, "acme", "bob", "cats") as bob,
+    ):
+        assert alice.state["bus"] == "alone"
+        alice.say("hi", "person", "carol")
+        alice.say("meow", "room", "cats")
+        assert carol.read("hi", "meow") == ["hi", "meow"]
+        assert alice.say("hi", "person", "bob")["later"]
+        redis_server.start()
+        alice.sees(server_1={"alice", "carol"}, server_2={"bob"})
+        alice.say("hello", "person", "bob")
+        alice.say("purr", "room", "cats")
+        assert bob.read("hello", "purr") == ["hello", "purr"]
+
+
 async def test_what_others_on_the_bus_send_does_no_harm(fleet: list[Gateway], redis_server: RedisServer) -> None:
     with Visitor(fleet[0], "acme", "alice") as alice:
         async with eventbus.connect(redis_server.uri) as bus:

@@ -15,7 +15,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 import eventbus
-from eventbus_core.prometheus import GAUGES, register
+from eventbus_core.prometheus import GAUGES, HISTOGRAMS, documented, register
+from tests.bus.support import buses, take
 
 DOCS = Path(__file__).parents[2] / "docs"
 NO_METRICS = ("node", "version")
@@ -23,7 +24,11 @@ FIELDS = [field.name for field in attrs.fields(eventbus.Stats)]
 
 
 def metric_of(field: str) -> str:
-    return f"eventbus_{field}" if field in GAUGES else f"eventbus_{field}_total"
+    return f"eventbus_{field}" if field in GAUGES | HISTOGRAMS else f"eventbus_{field}_total"
+
+
+def type_of(field: str) -> str:
+    return "gauge" if field in GAUGES else "histogram" if field in HISTOGRAMS else "counter"
 
 
 def scraped(registry: CollectorRegistry) -> dict[str, Any]:
@@ -42,13 +47,33 @@ async def test_every_field_is_a_metric_with_its_value_and_its_documentation() ->
     assert families.keys() == {metric_of(field) for field in FIELDS if field not in NO_METRICS}
     for field in FIELDS:
         value = getattr(stats, field)
-        if isinstance(value, int):
+        if isinstance(value, int | float):
             (sample,) = families[metric_of(field)].samples
             assert sample.value == value, field
             assert sample.labels == {"namespace": "metrics", "node": "server-1"}
         if field not in NO_METRICS:
             assert families[metric_of(field)].documentation not in ("", field)
     assert families["eventbus_accepted_total"].samples[0].value == 1
+
+
+async def test_a_histogram_is_one_for_prometheus_too() -> None:
+    async with buses("memory://", 2, namespace="metrics") as (a, b), b.client("bob") as bob:
+        for number in range(5):
+            await a.send("bob", "n", number)
+        await take(bob, 5)
+        registry = CollectorRegistry()
+        register(a, registry=registry)
+        family = scraped(registry)["eventbus_frame_events"]
+        stats = a.stats()
+    assert family.type == "histogram"
+    values = {(sample.name, sample.labels.get("le")): sample.value for sample in family.samples}
+    assert values["eventbus_frame_events_count", None] == stats.frame_events.count
+    assert values["eventbus_frame_events_sum", None] == stats.frame_events.total == 5
+    assert values["eventbus_frame_events_bucket", "+Inf"] == stats.frame_events.count
+    bounds = [float(le) for name, le in values if le is not None]
+    assert bounds[:4] == [1, 2, 4, 8]
+    buckets = [value for (_, le), value in values.items() if le is not None]
+    assert buckets == sorted(buckets)
 
 
 async def test_what_is_counted_by_kind_has_a_label_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,14 +101,16 @@ async def test_several_buses_share_their_metrics_and_differ_by_label() -> None:
 def test_the_dashboard_asks_for_metrics_that_exist() -> None:
     board = json.loads((DOCS / "grafana.json").read_text(encoding="utf-8"))
     expressions = [target["expr"] for panel in board["panels"] for target in panel.get("targets", ())]
-    named = {name for text in expressions for name in re.findall(r"\beventbus_\w+", text)}
+    named = {name.removesuffix("_bucket") for text in expressions for name in re.findall(r"\beventbus_\w+", text)}
     assert named == {metric_of(field) for field in FIELDS if field not in (*NO_METRICS, "incarnation")}
 
 
-def test_the_page_lists_every_metric() -> None:
+def test_the_page_lists_every_metric_with_its_documentation() -> None:
     page = (DOCS / "observability.md").read_text(encoding="utf-8")
-    listed = re.findall(r"^\| `(\w+)` \| `(eventbus_\w+)` \|", page, re.MULTILINE)
-    assert listed == [(field, metric_of(field)) for field in FIELDS if field not in NO_METRICS]
+    listed = re.findall(r"^\| `(\w+)` \| `(eventbus_\w+)` \| (\w+) \| (.+) \|$", page, re.MULTILINE)
+    assert listed == [
+        (field, metric_of(field), type_of(field), documented()[field]) for field in FIELDS if field not in NO_METRICS
+    ]
 
 
 @pytest.mark.parametrize(

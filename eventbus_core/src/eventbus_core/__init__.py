@@ -24,6 +24,7 @@ from eventbus_core.errors import (
     EventTooLarge,
     FrameError,
     InvalidName,
+    LimitExceeded,
     NamespaceMismatch,
     NodeAlreadyPresent,
     OptionError,
@@ -34,6 +35,7 @@ from eventbus_core.errors import (
 )
 from eventbus_core.event import Event
 from eventbus_core.explanation import Explanation
+from eventbus_core.histogram import Histogram
 from eventbus_core.losses import Dropped, Gap, Undeliverable
 from eventbus_core.options import BusOptions, option
 from eventbus_core.stats import Stats
@@ -81,8 +83,10 @@ __all__ = (
     "Frame",
     "FrameError",
     "Gap",
+    "Histogram",
     "Interrupted",
     "InvalidName",
+    "LimitExceeded",
     "NamespaceMismatch",
     "Node",
     "NodeAlreadyPresent",

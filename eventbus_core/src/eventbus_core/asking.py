@@ -3,8 +3,9 @@ The directory of a transport that has none: every node is asked, and the answers
 
 Each node knows what it holds. Who looks for a client, or claims one, asks everybody and waits
 until all nodes that are known to live have answered, or for ``ASK_TIMEOUT``: a node that does not
-answer by then is taken to hold nothing. Nodes say regularly that they live; who has not for the
-length of its lease is dead. Numbers come from the clock, and grow beyond whatever was heard of.
+answer by then is taken to hold nothing. If it turns out later that two hold a client, who claimed it
+last keeps it. Nodes say regularly that they live; who has not for the length of its lease is dead.
+Numbers come from the clock, and grow beyond whatever was heard of.
 """
 
 from __future__ import annotations
@@ -97,6 +98,7 @@ class AskingDirectory(Directory):
 
     Attributes:
         tell_all, tell_node: send one of the bus' own events; set by the node.
+        met: set once everybody who is there is known, and knows us.
         superseded: called with a client that is or will be ours, and by what epoch which node takes it; set likewise.
     """
 
@@ -104,6 +106,7 @@ class AskingDirectory(Directory):
         self.tell_all: Callable[[str, object], None]
         self.tell_node: Callable[[str, str, object], None]
         self.superseded: Callable[[str, int, str], None]
+        self.met = anyio.Event()
         self._namespace = namespace
         self._me = Alive(node, 0, 0.0, 0, 0)
         self._last = 0
@@ -127,6 +130,8 @@ class AskingDirectory(Directory):
             self._heard(answer.me)
             if poll := self._polls.get(answer.number):
                 poll.add(answer)
+            else:
+                self._reconcile(answer)
         elif event.type == GONE:
             gone = event.decode(Alive)
             known = self._nodes.get(gone.node)
@@ -157,6 +162,7 @@ class AskingDirectory(Directory):
     async def greet(self) -> None:
         """Return once everybody who is there knows us."""
         await self._ask([""])
+        self.met.set()
 
     async def look_for(self, node: str) -> None:
         """Return once *node* is known, or does not answer."""
@@ -166,7 +172,6 @@ class AskingDirectory(Directory):
             await self._ask([""], timeout=INTRODUCTION, patient=True)
 
     async def enter(self, node: str, lease: float, terms: Terms) -> int:
-        self._held.clear()
         self._me = Alive(node, self._next(), lease, terms.wire_version, terms.lanes)
         self._present = True
         if self._introduced:
@@ -314,6 +319,16 @@ class AskingDirectory(Directory):
                 if self._held.get(client, epoch) < epoch:
                     del self._held[client]
         self.tell_node(question.me.node, ANSWER, Answer(self._me, question.number, held, claiming))
+
+    def _reconcile(self, answer: Answer) -> None:
+        """Settle who keeps what both of us hold, since the *answer* came when we had given up waiting for it."""
+        node = answer.me.node
+        for client, theirs in (answer.claiming | answer.held).items():
+            ours = self._held.get(client, theirs)
+            if theirs < ours:
+                self.tell_node(node, SUPERSEDED, Superseded(client, ours, self._me.node))
+            elif theirs > ours and client in answer.held:
+                self.superseded(client, theirs, node)
 
     def _heard(self, alive: Alive) -> None:
         """Take note of a node that lives; if it is in our place, or of other terms, one of us has to go."""

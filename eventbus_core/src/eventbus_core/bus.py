@@ -16,7 +16,7 @@ from eventbus_core.life import Life
 from eventbus_core.losses import Dropped, Gap, Undeliverable
 from eventbus_core.names import check_client, check_identifier, check_pattern
 from eventbus_core.node import Headers, LocalNode
-from eventbus_core.options import BusOptions
+from eventbus_core.options import BusOptions, Overflow, check_overflow
 from eventbus_core.requests import Pending
 from eventbus_core.stats import Stats
 from eventbus_core.transport import Node, Owner, Transport
@@ -42,7 +42,8 @@ class Bus:
         on_dropped: hook ``(name, Dropped)``: a client or handler left too much waiting.
         on_lease_lost: hook ``()``: others could have claimed our clients; we have entered anew.
         on_disconnected: hook ``(reason)``: the broker takes nothing; events for other nodes wait.
-        on_reconnected: hook ``()``: it takes them again.
+            Or it was not there at the start, and this node is alone.
+        on_reconnected: hook ``()``: it takes them again; a node that was alone has joined the others.
     """
 
     def __init__(self, transport: Transport, options: BusOptions) -> None:
@@ -62,7 +63,8 @@ class Bus:
         Join the namespace; when this returns, events of other nodes arrive.
 
         Raises:
-            TransportUnavailable: the broker cannot be reached.
+            TransportUnavailable: the broker cannot be reached; with ``wait_for_broker=False`` the node is
+                ``alone`` instead, and joins the others later. What it then finds raises out of the body:
             NodeAlreadyPresent: a live node has this id.
             NamespaceMismatch: the namespace was founded with other terms.
         """
@@ -93,7 +95,14 @@ class Bus:
 
     @property
     def state(self) -> str:
-        """``new``, ``open``, ``disconnected`` (open, but the broker takes nothing) or ``closed``."""
+        """
+        ``new``, ``open``, ``disconnected``, ``alone`` or ``closed``.
+
+        When *disconnected* it is open, but the broker takes nothing. *Alone* it is open too, but the
+        broker was not there at the start and ``wait_for_broker`` is off: it has not joined the others
+        yet. Then sends, topics and broadcasts work within this node, and nothing of them is kept for
+        others; what would ask about others raises :class:`TransportUnavailable`.
+        """
         return self._node.state
 
     @property
@@ -102,7 +111,13 @@ class Bus:
         return self._node.options.namespace
 
     def client(
-        self, name: str, *, takeover: bool = True, linger: float = 0.0, handler: HandlerFunction | None = None
+        self,
+        name: str,
+        *,
+        takeover: bool = True,
+        linger: float = 0.0,
+        handler: HandlerFunction | None = None,
+        overflow: Overflow | None = None,
     ) -> Client:
         """
         Return a handle that holds the client *name* within ``async with``.
@@ -113,10 +128,17 @@ class Bus:
         and goes in order to whoever claims the client by then; later it is reported to its senders.
         Topics are not kept. Until then the client counts as held.
 
+        A client that lags and has more waiting than ``mailbox_events`` or ``mailbox_size`` loses the
+        oldest events (*overflow* ``drop_oldest``) or those that come (``drop_newest``), and is told
+        in their place; or its handle ends with :class:`LimitExceeded` (``close``): the client is released,
+        and what waited is reported to its senders. If not given, the option of the bus counts.
+
         Raises:
             InvalidName: *name* is neither ``name`` nor ``tenant/name``.
+            OptionError: *overflow* is none of these.
         """
-        return Client(self._node, name, takeover=takeover, linger=linger, handler=handler)
+        policy = check_overflow(overflow)
+        return Client(self._node, name, takeover=takeover, linger=linger, handler=handler, overflow=policy)
 
     async def send(
         self,
@@ -175,6 +197,7 @@ class Bus:
             ClientNotFound: nobody owns the client, or the node is not on the bus.
             RequestTimeout: no answer came within *timeout* seconds.
             RequestFailed: none will come: the receiver is gone, or its handler raised.
+            LimitExceeded: as many requests as may wait for their answers.
         """
         return await self._node.request(self._node.router.address, target, type, data, timeout, headers)
 
@@ -205,6 +228,7 @@ class Bus:
 
         Raises:
             InvalidName: *pattern* is none.
+            LimitExceeded: this node has as many patterns as it may.
         """
 
         def register(function: F) -> F:
@@ -274,6 +298,7 @@ class Bus:
     async def nodes(self) -> list[Node]:
         """Return the live nodes of the namespace, by id."""
         self._node.check_open()
+        self._node.ownership.check_entered()
         return sorted(await self._node.directory.nodes(), key=lambda node: node.id)
 
     async def explain(self, client: str) -> Explanation:
@@ -299,6 +324,7 @@ class Bus:
         Who comes or goes meanwhile may be missed.
         """
         self._node.check_open()
+        self._node.ownership.check_entered()
         if node is not None:
             check_identifier("node", node)
         async for client in self._node.directory.clients(node):

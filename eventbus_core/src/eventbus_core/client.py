@@ -8,13 +8,14 @@ from typing import Any, Self
 
 import anyio
 
-from eventbus_core.errors import BusClosed, EventBusError
+from eventbus_core.errors import BusClosed, EventBusError, LimitExceeded
 from eventbus_core.event import Event
 from eventbus_core.handlers import Handler, HandlerFunction
 from eventbus_core.losses import LOSS, loss_of
 from eventbus_core.mailbox import Mailbox
 from eventbus_core.names import check_client, check_pattern
 from eventbus_core.node import Headers, LocalNode
+from eventbus_core.options import Overflow
 from eventbus_core.ownership import Holding
 
 
@@ -27,25 +28,35 @@ class Client:
     lost, there comes one whose ``data`` is a :class:`Dropped` or a :class:`Gap`.
 
     Every method, and the iteration, raises :class:`ClientTakenOver` once the client has been
-    claimed elsewhere, and :class:`BusClosed` once the handle or the bus was closed.
+    claimed elsewhere, :class:`LimitExceeded` once it was closed since too much waited in it (see
+    the option ``overflow``), and :class:`BusClosed` once the handle or the bus was closed.
 
     Attributes:
         name: of the client.
     """
 
-    __slots__ = ("_handler", "_holding", "_more", "_node", "_stopped", "_takeover", "name")
+    __slots__ = ("_entered", "_handler", "_holding", "_more", "_node", "_stopped", "_takeover", "name")
 
     def __init__(
-        self, node: LocalNode, name: str, *, takeover: bool, linger: float, handler: HandlerFunction | None
+        self,
+        node: LocalNode,
+        name: str,
+        *,
+        takeover: bool,
+        linger: float,
+        handler: HandlerFunction | None,
+        overflow: Overflow | None,
     ) -> None:
         self.name = check_client(name)
         self._node = node
         self._takeover = takeover
         self._more: anyio.Event | None = None
-        self._handler = None if handler is None else Handler(node.handler_context, name, handler)
-        mailbox = Mailbox(node.mailboxes, self._wake) if self._handler is None else self._handler.mailbox
-        self._holding = Holding(name, mailbox, self._wake, linger)
-        self._stopped = False
+        self._handler = None if handler is None else Handler(node.handler_context, name, handler, overflow=overflow)
+        mailbox = Mailbox(node.mailboxes, self._wake, overflow) if self._handler is None else self._handler.mailbox
+        self._holding = holding = Holding(name, mailbox, self._wake, linger)
+        if mailbox.overflow == "close":
+            mailbox.on_full = lambda: node.overflowed(holding)
+        self._entered = self._stopped = False
 
     async def __aenter__(self) -> Self:
         """
@@ -53,11 +64,13 @@ class Client:
 
         Raises:
             ClientAlreadyClaimed: another holds it, and the claim was made with ``takeover=False``.
+            LimitExceeded: this node holds as many clients as it may.
             TransportUnavailable: the directory cannot be reached.
         """
-        if self._holding.epoch or self._stopped:
+        if self._entered or self._stopped:
             raise BusClosed(f"the handle of client {self.name!r} cannot be entered again; make another")
         await self._node.claim(self._holding, takeover=self._takeover)
+        self._entered = True
         return self
 
     async def __aexit__(
@@ -74,7 +87,12 @@ class Client:
 
     @property
     def epoch(self) -> int:
-        """The epoch of the claim; the largest epoch of a client owns it."""
+        """
+        The epoch of the claim; the largest epoch of a client owns it.
+
+        0 while the bus is ``alone``: the client is held for the time being, and stays ours once this
+        node has joined the others if none of them holds it; else the handle ends with :class:`ClientTakenOver`.
+        """
         return self._holding.epoch
 
     async def send(
@@ -124,9 +142,17 @@ class Client:
 
         Raises:
             InvalidName: *pattern* is none.
+            LimitExceeded: the client or its node has as many patterns as it may.
         """
         self._source()
         patterns = self._holding.patterns = self._holding.patterns or {}
+        limit = self._node.options.max_subscriptions
+        if len(patterns) >= limit and pattern not in patterns:
+            raise LimitExceeded(
+                f"client {self.name!r} cannot subscribe to {pattern!r} too",
+                *("max_subscriptions", limit),
+                mend="unsubscribe from some, use wildcards, or raise it",
+            )
         if self._node.subscriptions.subscribe(check_pattern(pattern), self._holding.mailbox):
             patterns[pattern] = 0
         waiting = patterns[pattern]
@@ -176,7 +202,7 @@ class Client:
 
     def _source(self) -> str:
         """Return the name to send in, if the client is still ours."""
-        if self._stopped or not self._holding.epoch:
+        if self._stopped or not self._entered:
             raise BusClosed(f"client {self.name!r} is not open: use it within 'async with bus.client(...)'")
         if self._holding.ended is not None:
             raise self._holding.ended.with_traceback(None)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+from functools import partial
 
 import attrs
 
 from eventbus_core.bus import Bus
 from eventbus_core.discovery import load_backend
 from eventbus_core.errors import OptionError
+from eventbus_core.late import LateTransport
 from eventbus_core.options import BusOptions, option_names, parse_options
 from eventbus_core.uri import TransportURI
 
@@ -39,7 +41,8 @@ def connect(uri: str = "memory://", **options: object) -> Bus:
     backend_options = {name: value for name, value in given.items() if name not in ours}
     node = bus_options.node or _made_up_id()
     place = attrs.evolve(parsed, namespace=bus_options.namespace, options=backend_options)
-    return Bus(transport(place, node), bus_options)
+    make = partial(transport, place, node)
+    return Bus(make() if bus_options.wait_for_broker else LateTransport(make), bus_options)
 
 
 def _merged(uri: TransportURI, keywords: dict[str, object]) -> dict[str, object]:

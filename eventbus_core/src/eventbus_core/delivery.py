@@ -19,6 +19,7 @@ from msgspec.structs import replace
 from eventbus_core.errors import EventBusError, FrameError
 from eventbus_core.event import Event, copy_event
 from eventbus_core.handlers import HandlerContext
+from eventbus_core.histogram import SHORTEST, Spread
 from eventbus_core.losses import Gap, loss_event
 from eventbus_core.mailbox import Mailbox
 from eventbus_core.names import NODE_SIGN, RESERVED, is_identifier
@@ -57,7 +58,10 @@ class Delivery:
 
     Attributes:
         frames, events: received from other nodes, and taken in.
+        deliveries: to receivers of this node; one event may have many.
         forwarded: events passed on to another node.
+        interruptions: how often the transport said that frames may have been lost.
+        seconds: of each frame, from when it came until its deliveries were handled.
         refused: frames dropped, by the kind of their fault.
     """
 
@@ -71,7 +75,8 @@ class Delivery:
         on_namesake: Callable[[int], None],
         on_interrupted: Callable[[], None],
     ) -> None:
-        self.frames = self.events = self.forwarded = 0
+        self.frames = self.events = self.deliveries = self.forwarded = self.interruptions = 0
+        self.seconds = Spread(SHORTEST)
         self.refused: Counter[str] = Counter()
         self._router = router
         self._handlers = handlers
@@ -95,6 +100,7 @@ class Delivery:
         self._work = anyio.Event()
         self._progress = anyio.Event()
         sessions.on_left = self._on_left
+        sessions.on_settled = lambda since: self.seconds.add(monotonic() - since)
 
     async def run(self) -> None:
         """Read until the transport is closed."""
@@ -109,6 +115,7 @@ class Delivery:
                     self._handlers.work()
                 else:
                     logger.info("frames may have been lost: %s; asking the other nodes", item.reason)
+                    self.interruptions += 1
                     self._on_interrupted()
                     self._sessions.interrupted()
                 frames += 1
@@ -132,6 +139,9 @@ class Delivery:
 
     def stray(self, event: Event, sender: str | None) -> None:
         """Send *event*, which came from *sender*, after its client: it is here no more."""
+        if self._ownership.alone:
+            self._router.report(event, self._node, CLIENT_GONE)
+            return
         self._strays.append(Stray(event, event.accepted_by(sender or self._node), None))
         self._work.set()
 
@@ -251,6 +261,7 @@ class Delivery:
         mean = len(ready.body) // max(1, ready.header.count)
         for mailbox, events in chunks.items():
             if not mailbox.closed:
+                self.deliveries += len(events)
                 mailbox.put(events, mean * len(events), ready.ticket)
             else:  # by what the same frame had to say
                 self._strays += [Stray(event, event.accepted_by(ready.header.node), ready.ticket) for event in events]
@@ -278,6 +289,7 @@ class Delivery:
         event, origin, ticket = stray
         holding = self._clients.get(event.target)
         if owner is not None and owner.node == self._node and holding is not None and not holding.mailbox.closed:
+            self.deliveries += 1
             holding.mailbox.put([event], len(memoryview(event.raw)), ticket)
             return
         if ticket is not None:

@@ -12,6 +12,7 @@ Everything that eventbus raises on purpose.
     ├── InvalidName (ValueError)                  a client, node, topic, type or pattern
     ├── EventDataError (TypeError)                data that the wire cannot hold, or of another type
     ├── EventTooLarge (ValueError)                an event over the size limit
+    ├── LimitExceeded                             a bound that an option sets was met
     ├── ClientNotFound (LookupError)              nobody owns the client
     ├── ClientAlreadyClaimed                      refused: another node holds the client
     ├── ClientTakenOver                           this handle's client now belongs to another
@@ -100,6 +101,15 @@ class EventTooLarge(EventBusError, ValueError):
             f"send a reference to the data, or raise max_event_size on every node"
         )
         self.size = size
+        self.limit = limit
+
+
+class LimitExceeded(EventBusError):
+    """Raised where a bound was met; ``option`` is the name of the option that sets it, ``limit`` its value."""
+
+    def __init__(self, what: str, option: str, limit: int, mend: str) -> None:
+        super().__init__(f"{what}: {option} is {limit:,}; {mend}")
+        self.option = option
         self.limit = limit
 
 

@@ -42,7 +42,7 @@ class Exchange:
     Takes the events that are for this node itself and no application; each is an event like any other.
 
     Attributes:
-        failed: of them, those whose data was not what it should be.
+        failed: of them, those whose data was not what it should be; they were dropped.
     """
 
     def __init__(

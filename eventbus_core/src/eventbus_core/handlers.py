@@ -17,6 +17,7 @@ from eventbus_core.errors import EventBusError
 from eventbus_core.event import Event
 from eventbus_core.losses import LOSS, loss_of
 from eventbus_core.mailbox import Mailbox, Mailboxes
+from eventbus_core.options import Overflow
 
 logger = logging.getLogger("eventbus")
 
@@ -140,12 +141,13 @@ class Handler:
         *,
         data: Any = None,
         local: bool = False,
+        overflow: Overflow | None = None,
     ) -> None:
         self.name = name
         self.function = function
         self.local = local
         self.before: Callable[[], None] | None = None
-        self.mailbox = Mailbox(context.mailboxes, self._wake)
+        self.mailbox = Mailbox(context.mailboxes, self._wake, overflow)
         self._context = context
         self._decoder = None if data is None else msgspec.msgpack.Decoder(data)
         self._more: anyio.Event | None = None

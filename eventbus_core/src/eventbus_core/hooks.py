@@ -21,7 +21,7 @@ class HookRunner:
     Calls hooks in a task of their own, in order, so that they hold up nothing.
 
     Attributes:
-        skipped: calls that found too many before them.
+        skipped: calls that found ``MAX_PENDING`` before them, and were not made.
     """
 
     def __init__(self) -> None:

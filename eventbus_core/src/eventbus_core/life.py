@@ -14,13 +14,14 @@ from anyio.abc import TaskGroup
 from eventbus_core.delivery import NODE_UNREACHABLE
 from eventbus_core.errors import BusClosed, ClientTakenOver, TransportUnavailable
 from eventbus_core.node import LocalNode
-from eventbus_core.presence import CLIENT_RELEASED, NODE_JOINED, NODE_LEFT
+from eventbus_core.presence import CLIENT_CLAIMED, CLIENT_RELEASED, NODE_JOINED, NODE_LEFT
 from eventbus_core.transport import ALL_NODES, node_partition
 
 logger = logging.getLogger("eventbus")
 
 TICK: Final = 0.05
 LEAVE_TIMEOUT: Final = 2.0
+PAUSE: Final = 0.2
 
 Service: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
 
@@ -30,7 +31,10 @@ class Life:
 
     def __init__(self, node: LocalNode) -> None:
         self.node = node
+        self._own = [node_partition(node.id), ALL_NODES]
         self._crashed = False
+        self._settled = anyio.Event()
+        node.ownership.on_entered = self._begin
 
     @asynccontextmanager
     async def run(self) -> AsyncIterator[None]:
@@ -47,16 +51,13 @@ class Life:
         failure: BaseException | None = None
         with _single_exception():
             async with self.node.transport:
-                await self.node.transport.join([node_partition(self.node.id), ALL_NODES])
                 try:
                     await self._enter()
                     async with anyio.create_task_group() as group, self._served(group):
-                        await self._introduce()
-                        await self.node.arrived([node_partition(self.node.id), ALL_NODES])
-                        await self.node.subscriptions.lanes.joined()
+                        if not self.node.link.alone:
+                            await self._introduce()
+                            await self._join()
                         self.node.open = self.node.opened = True
-                        self.node.presence.say(NODE_JOINED)
-                        logger.info("node %s is on the bus at %s", self.node.id, self.node.transport.uri)
                         try:
                             yield
                         except anyio.get_cancelled_exc_class():
@@ -91,24 +92,71 @@ class Life:
         finally:
             self.node.open = False
             self.node.waits.end()
-            with anyio.move_on_after(LEAVE_TIMEOUT, shield=True):
-                if self.node.opened and not self._crashed:
-                    await self._wind_up()
-            scope.cancel()
+            try:
+                with anyio.move_on_after(LEAVE_TIMEOUT, shield=True):
+                    if self.node.opened and not self._crashed:
+                        await self._wind_up()
+            finally:  # a cancellation by asyncio itself passes every shield
+                scope.cancel()
 
     async def _enter(self) -> None:
-        await self.node.ownership.enter()
-        self.node.router.begin(self.node.ownership.incarnation)
-        if self.node.asking is None:
-            self.node.sessions.incarnation = self.node.ownership.incarnation
+        """Enter the namespace; if the broker is not there, and is not to be waited for, be alone."""
+        try:
+            await self.node.transport.join(self._own)
+            await self.node.ownership.enter()
+        except TransportUnavailable as error:
+            if self.node.options.wait_for_broker:
+                raise
+            self.node.link.start_alone(error)
 
     async def _introduce(self) -> None:
-        # Sessions and event ids keep the first incarnation when the node has to enter again:
-        # what was sent before it lost its lease can still be repaired.
         if self.node.asking is not None:
             await self.node.asking.introduce()
             self.node.outbox.begin(self.node.ownership.incarnation)
+            self.node.router.begin(self.node.ownership.incarnation)
             await self.node.asking.greet()
+
+    def _begin(self) -> None:
+        # Sessions and event ids keep the first incarnation when the node has to enter again:
+        # what was sent before it lost its lease can still be repaired.
+        if self.node.asking is None:
+            self.node.sessions.incarnation = self.node.ownership.incarnation
+            self.node.router.begin(self.node.ownership.incarnation)
+
+    async def _join(self) -> None:
+        """Return once events of other nodes arrive."""
+        await self.node.arrived(self._own)
+        await self.node.subscriptions.lanes.joined()
+        self.node.presence.say(NODE_JOINED)
+        logger.info("node %s is on the bus at %s", self.node.id, self.node.transport.uri)
+
+    async def _enter_late(self) -> None:
+        """Do what was not done at the start, once the broker is there."""
+        await self._persist(lambda: self.node.transport.join(self._own))
+        await self._persist(self.node.ownership.enter)
+        await self._introduce()
+        self.node.router.trust_after = monotonic() + self.node.options.lease  # the broker may come with no memory
+        self.node.ownership.hurry()
+
+    async def _come_in(self) -> None:
+        """Tell the application once events of other nodes arrive and the claims made alone are settled."""
+        if not self.node.link.alone:
+            return
+        await self._settled.wait()
+        await self._persist(self._join)
+        for holding in list(self.node.ownership.clients.values()):
+            self.node.presence.say(CLIENT_CLAIMED, client=holding.name, epoch=holding.epoch)
+        self.node.link.joined()
+
+    async def _persist(self, step: Service) -> None:
+        """Do *step* again and again until it finds the broker."""
+        while True:
+            try:
+                return await step()
+            except TransportUnavailable as error:
+                self.node.link.failed(error)
+                self.node.mailboxes.verified()  # alone, nobody else can have our clients
+                await anyio.sleep(PAUSE)
 
     async def _drain(self) -> None:
         """Let what was accepted be handled."""
@@ -157,6 +205,7 @@ class Life:
             self.node.subscriptions.lanes.run,
             self._tick,
             self._keep_lease,
+            self._come_in,
             *self.node.ownership.runners(),
             *self.node.early,
         ]
@@ -175,9 +224,12 @@ class Life:
                 self.node.presence.say(CLIENT_RELEASED, client=holding.name)
 
     async def _keep_lease(self) -> None:
+        if self.node.ownership.alone:
+            await self._enter_late()
         async for lost, taken in self.node.ownership.keep_lease():
             for holding, owner in taken:
                 self.node.end(holding, ClientTakenOver(holding.name, owner.node))
+            self._settled.set()
             if lost:
                 self.node.router.trust_after = monotonic() + self.node.options.lease
                 self.node.on_lease_lost.emit()

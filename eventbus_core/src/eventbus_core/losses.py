@@ -16,7 +16,7 @@ LOSS: Final = "$sys.loss"
 
 @attrs.frozen
 class Dropped:
-    """Events that this receiver left waiting for too long: *missed* of the oldest were dropped."""
+    """Events that this receiver left waiting for too long: *missed* of them were dropped, in this place."""
 
     missed: int
 

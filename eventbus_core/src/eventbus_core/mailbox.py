@@ -11,7 +11,7 @@ import anyio
 
 from eventbus_core.event import Event
 from eventbus_core.losses import LOSS, Dropped, loss_event
-from eventbus_core.options import BusOptions
+from eventbus_core.options import BusOptions, Overflow
 from eventbus_core.session import Ticket
 
 LOCAL_CHUNK: Final = 256
@@ -25,13 +25,14 @@ OnDropped: TypeAlias = Callable[[list[Event], str | None, str], None]
 class Chunk:
     """Events that came together; *ticket* is settled once all of them have been handled or dropped."""
 
-    __slots__ = ("events", "sender", "since", "size", "ticket")
+    __slots__ = ("events", "missed", "sender", "since", "size", "ticket")
 
     def __init__(self, events: list[Event], size: int, ticket: Ticket | None, since: float) -> None:
         self.events = events
         self.size = size
         self.ticket = ticket
         self.since = since
+        self.missed = 0  # events that were dropped just before these
         self.sender = None if ticket is None else ticket.node
 
     def settle(self) -> None:
@@ -46,7 +47,7 @@ class Mailboxes:
     What the mailboxes of a node share: their bounds, the clock, and which of them are not empty.
 
     Attributes:
-        lead, room: how many events, and how many bytes, may wait before local senders do.
+        lead, room: how many events of this node, and how many bytes, may wait before local senders do.
         now: the time, as of the last tick.
         fresh_until: until when nobody else can own our clients, see :meth:`stale`.
         busy: those whose consumers have not yet handled all.
@@ -81,6 +82,10 @@ class Mailboxes:
         if self._frozen is None:
             self._frozen = {}
             self.fresh_until = 0.0
+
+    def waiting(self) -> int:
+        """Return how many events wait in all of them."""
+        return sum(mailbox.count for mailbox in self.busy)
 
     def freeze(self, mailbox: Mailbox) -> None:
         """Wake the consumer of *mailbox* once it is :meth:`verified` that the clients are still ours."""
@@ -128,11 +133,12 @@ class Mailbox:
     While the consumer keeps up, nothing is dropped: remote senders wait for the credit that
     unhandled events hold back, local ones for room. A consumer that leaves an event waiting for
     longer than ``laggard_timeout`` holds up nobody any more; from then on, until it has caught
-    up, the oldest events beyond the bounds are dropped.
+    up, what is beyond the bounds is dealt with as *overflow* says.
 
     Attributes:
+        overflow: ``drop_oldest``, ``drop_newest``, or ``close``: then *on_full* is called, if there is one.
+        on_full: called when too much waits; it is to :meth:`close`.
         count: events waiting.
-        dropped: events dropped that the consumer has not been told of yet.
         closed: whether :meth:`close` was called.
     """
 
@@ -141,28 +147,34 @@ class Mailbox:
         "_chunks",
         "_current",
         "_lagging",
+        "_missed",
+        "_near",
         "_rest",
         "_room",
         "_shared",
         "_size",
         "closed",
         "count",
-        "dropped",
+        "on_full",
+        "overflow",
         "wake",
     )
 
-    def __init__(self, shared: Mailboxes, wake: Callable[[], None]) -> None:
+    def __init__(self, shared: Mailboxes, wake: Callable[[], None], overflow: Overflow | None = None) -> None:
         self._shared = shared
         self.wake = wake  # called when the first event comes into the empty mailbox
+        self.overflow = overflow or shared.options.overflow
+        self.on_full: Callable[[], None] | None = None
         self._chunks: deque[Chunk] | None = None
         self._current: Chunk | None = None
         self._rest: Iterator[Event] = NOTHING  # of the current chunk
         self._size = 0
         self._lagging = False
+        self._near = 0  # events of this node among those that wait
         self._room: anyio.Event | None = None
         self._behind: list[Chunk] | None = None
+        self._missed = 0  # events that were dropped after all that wait
         self.count = 0
-        self.dropped = 0
         self.closed = False
 
     def put(self, events: list[Event], size: int, ticket: Ticket | None) -> None:
@@ -173,25 +185,27 @@ class Mailbox:
             return
         self._append(chunk)
         if self._lagging:
-            self._drop_oldest()
+            chunk.settle()
+            self._keep_bounds()
 
     def full(self) -> bool:
         """Return whether a local sender should wait for room before it adds anything."""
         shared = self._shared
-        return (self.count >= shared.lead or self._size >= shared.room) and not self._lagging
+        return (self._near >= shared.lead or self._size >= shared.room) and not self._lagging
 
     def add(self, event: Event, size: int) -> None:
         """Add one event of this node; never refuses and never waits."""
         last = self._chunks[-1] if self._chunks else None
-        if last is not None and last.sender is None and len(last.events) < LOCAL_CHUNK:
+        if last is not None and last.sender is None and len(last.events) < LOCAL_CHUNK and not self._missed:
             last.events.append(event)
             last.size += size
             self.count += 1
+            self._near += 1
             self._size += size
         else:
             self._append(Chunk([event], size, None, self._shared.now))
         if self._lagging:
-            self._drop_oldest()
+            self._keep_bounds()
 
     def hold_back(self) -> None:
         """Let what is forwarded come before what is sent here directly, until :meth:`let_through`."""
@@ -233,17 +247,20 @@ class Mailbox:
         if self._current is not None:
             self._current.settle()
             self._current = None
-        if self.dropped:
-            lost, self.dropped = Dropped(self.dropped), 0
-            return loss_event(lost)
         if not self._chunks:
+            if self._missed:
+                missed, self._missed = self._missed, 0
+                return loss_event(Dropped(missed))
             self._lagging = False
             self._shared.rest(self)
             return None
-        chunk = self._current = self._chunks.popleft()
+        chunk = self._chunks[0]
+        if chunk.missed:
+            missed, chunk.missed = chunk.missed, 0
+            return loss_event(Dropped(missed))
+        self._current = self._chunks.popleft()
         self._rest = iter(chunk.events)
-        self.count -= len(chunk.events)
-        self._size -= chunk.size
+        self._forget(chunk, len(chunk.events), chunk.size)
         self._let_in()
         return next(self._rest)
 
@@ -254,7 +271,7 @@ class Mailbox:
             self._lagging = True
             for chunk in waiting:
                 chunk.settle()
-            self._drop_oldest()
+            self._keep_bounds()
             self._let_in()
 
     def let_go(self) -> None:
@@ -274,7 +291,7 @@ class Mailbox:
             chunk.settle()
         self._chunks = self._current = self._behind = None
         self._rest = NOTHING
-        self.count = self._size = 0
+        self.count = self._size = self._near = 0
         self._shared.rest(self)
         self._let_in()
         self.wake()
@@ -283,34 +300,57 @@ class Mailbox:
     def _append(self, chunk: Chunk) -> None:
         if self._chunks is None:  # most of many clients are idle: they get no deque
             self._chunks = deque()
+        chunk.missed, self._missed = self._missed, 0
         self._chunks.append(chunk)
         self.count += len(chunk.events)
         self._size += chunk.size
+        if chunk.sender is None:
+            self._near += len(chunk.events)
         if len(self._chunks) == 1:
             chunk.since = monotonic()
             self._shared.busy.add(self)
             self.wake()
 
-    def _drop_oldest(self) -> None:
+    def _forget(self, chunk: Chunk, events: int, size: int) -> None:
+        self.count -= events
+        self._size -= size
+        if chunk.sender is None:
+            self._near -= events
+
+    def _keep_bounds(self) -> None:
+        """Deal with what is beyond the bounds."""
         options = self._shared.options
-        before = self.count
-        while self._chunks and (self.count > options.mailbox_events or self._size > options.mailbox_size):
-            oldest = self._chunks[0]
-            oldest.settle()
-            lost, share = oldest.events, oldest.size
-            excess = self.count - options.mailbox_events
-            if 0 < excess < len(oldest.events) and self._size <= options.mailbox_size:
-                lost = oldest.events[:excess]
-                share = oldest.size * excess // len(oldest.events)
-                del oldest.events[:excess]
-                oldest.size -= share
-            else:
-                self._chunks.popleft()
-            self.count -= len(lost)
-            self._size -= share
-            self._shared.on_dropped(lost, oldest.sender, MAILBOX_FULL)
-        self.dropped += before - self.count
-        self._shared.dropped += before - self.count
+        newest = self.overflow == "drop_newest"
+        while self._chunks:
+            chunk = self._chunks[-1 if newest else 0]
+            surplus = (self._size - options.mailbox_size) * len(chunk.events)  # by the mean size of the chunk's events
+            excess = max(self.count - options.mailbox_events, -(-surplus // max(1, chunk.size)))
+            if excess <= 0:
+                return
+            if self.overflow == "close" and self.on_full is not None:
+                self.on_full()
+                return
+            self._drop(self._chunks, min(len(chunk.events), excess), newest=newest)
+
+    def _drop(self, chunks: deque[Chunk], number: int, *, newest: bool) -> None:
+        """Drop so many events of the oldest or the newest chunk, and leave word of it in their place."""
+        chunk = chunks[-1 if newest else 0]
+        chunk.settle()
+        part = slice(len(chunk.events) - number, None) if newest else slice(number)
+        lost, share = chunk.events[part], chunk.size * number // len(chunk.events)
+        del chunk.events[part]
+        chunk.size -= share
+        missed = number
+        if not chunk.events:
+            missed += chunk.missed
+            _ = chunks.pop() if newest else chunks.popleft()
+        if newest or not chunks:
+            self._missed += missed
+        else:
+            chunks[0].missed += missed
+        self._forget(chunk, number, share)
+        self._shared.dropped += number
+        self._shared.on_dropped(lost, chunk.sender, MAILBOX_FULL)
 
     def _let_in(self) -> None:
         if self._room is not None:

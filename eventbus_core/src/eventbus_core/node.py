@@ -21,6 +21,7 @@ from eventbus_core.errors import (
     ConfigurationError,
     EventBusError,
     EventTooLarge,
+    LimitExceeded,
     RequestTimeout,
 )
 from eventbus_core.event import Event, check_headers, encode_data
@@ -30,7 +31,7 @@ from eventbus_core.handlers import Handler, HandlerContext
 from eventbus_core.hooks import Hook, HookRunner
 from eventbus_core.link import Link
 from eventbus_core.losses import Dropped, Gap, Undeliverable
-from eventbus_core.mailbox import EXPIRED, Mailbox, Mailboxes
+from eventbus_core.mailbox import EXPIRED, MAILBOX_FULL, Mailbox, Mailboxes
 from eventbus_core.names import EVERYONE, check_address, check_topic, node_address, topic_address
 from eventbus_core.options import BusOptions
 from eventbus_core.outbox import Outbox
@@ -50,6 +51,7 @@ logger = logging.getLogger("eventbus")
 TICK: Final = 0.05
 LEAVE_TIMEOUT: Final = 2.0
 SETTLE_TIMEOUT: Final = 4.0
+OWN_EVENT: Final = "own event"
 
 
 Headers: TypeAlias = Mapping[str, str]
@@ -110,7 +112,7 @@ class LocalNode:
         )
         self.sessions = Sessions(options, self.id, 0, ordered=transport.capabilities.ordered)
         self.sessions.on_answer = self._answered
-        self.subscriptions = Subscriptions(transport, options.lanes, self.arrived, self.sessions.left)
+        self.subscriptions = Subscriptions(transport, options, self.arrived, self.sessions.left)
         self.outbox = Outbox(
             options,
             self.sessions,
@@ -150,6 +152,8 @@ class LocalNode:
     async def joined(self, pattern: str | None = None) -> None:
         """Return once what matches *pattern*, or every pattern so far, arrives from other nodes."""
         self.check_open()
+        if self.ownership.alone:
+            return  # there are no others, and this node waits for every lane before it joins them
         with self.waits.within(None):
             if pattern is None:
                 await self.subscriptions.lanes.joined()
@@ -158,6 +162,9 @@ class LocalNode:
 
     async def arrived(self, partitions: Sequence[Partition]) -> None:
         """Find out where the sessions to *partitions*, which we have just joined, are."""
+        self.ownership.check_entered()
+        if self.asking is not None:
+            await self.asking.met.wait()
         nodes = await self.directory.nodes()
         for partition in partitions:
             self.sessions.joined(partition, nodes)
@@ -270,9 +277,29 @@ class LocalNode:
             await self.ownership.release(holding)
             self.presence.say(CLIENT_RELEASED, client=holding.name)
 
+    def overflowed(self, holding: Holding) -> None:
+        """End *holding*, whose consumer left too much waiting, and report that to its senders."""
+        options = self.options
+        too_many = holding.mailbox.count > options.mailbox_events
+        left = holding.mailbox.close()
+        self.mailboxes.dropped += len(left)
+        self.ownership.release_soon(holding)
+        self.end(
+            holding,
+            LimitExceeded(
+                f"client {holding.name!r} left too much waiting, and its handle was closed",
+                *(("mailbox_events", options.mailbox_events) if too_many else ("mailbox_size", options.mailbox_size)),
+                mend="take events sooner, raise the option, or let the overflow drop events",
+            ),
+        )
+        self.presence.say(CLIENT_RELEASED, client=holding.name)
+        self.on_dropped.emit(holding.name, Dropped(len(left)))
+        for event, sender in left:
+            self._dropped([event], sender, MAILBOX_FULL)
+
     def _leave_behind(self, left: Holding, reason: EventBusError) -> None:
         """Keep the events for a client whose handle was closed, until ``linger`` is over or it is claimed."""
-        kept = Holding(left.name, Mailbox(self.mailboxes, lambda: None), lambda: None)
+        kept = Holding(left.name, Mailbox(self.mailboxes, lambda: None, left.mailbox.overflow), lambda: None)
         kept.epoch = left.epoch
         self.ownership.clients[left.name] = kept
         self.lingering[kept] = monotonic() + left.linger
@@ -303,8 +330,8 @@ class LocalNode:
 
     def add_handler(self, handler: Handler) -> None:
         """Let *handler* have the events that match its name."""
-        self.handlers[handler] = None
         self.subscriptions.add_handler(handler.name, handler.mailbox, local=handler.local)
+        self.handlers[handler] = None
 
     def remove_handler(self, handler: Handler) -> None:
         """Undo :meth:`add_handler`, whatever waits in its mailbox; does nothing on successive calls."""
@@ -359,7 +386,7 @@ class LocalNode:
             missed=sessions.missed,
             dropped=self.mailboxes.dropped,
             stale=sessions.stale,
-            refused=dict(delivery.refused),
+            refused=dict(delivery.refused) | ({OWN_EVENT: self.exchange.failed} if self.exchange.failed else {}),
             handler_failures=self._handler_failures,
             write_failures=outbox.failures,
             waits=outbox.waits,
@@ -368,6 +395,15 @@ class LocalNode:
             disconnects=self.link.losses,
             undeliverable_by_reason=dict(self.router.undeliverable),
             version=__version__,
+            delivered=self.router.local + delivery.deliveries,
+            mailbox_events=self.mailboxes.waiting(),
+            outage_seconds=self.link.seconds_down(),
+            interruptions=delivery.interruptions,
+            leases_lost=self.ownership.losses,
+            hooks_skipped=self.hooks.skipped,
+            frame_events=outbox.sizes.histogram(),
+            send_seconds=outbox.seconds.histogram(),
+            handle_seconds=delivery.seconds.histogram(),
         )
 
     def _event(
@@ -406,7 +442,7 @@ class LocalNode:
     def state(self) -> str:
         """See :attr:`Bus.state`."""
         if self.open:
-            return "open" if self.link.up else "disconnected"
+            return "alone" if self.link.alone else "open" if self.link.up else "disconnected"
         return "closed" if self.opened else "new"
 
     def check_open(self) -> None:

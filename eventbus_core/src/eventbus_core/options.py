@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, Literal, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
 
 import attrs
 import msgspec
@@ -12,6 +12,7 @@ from eventbus_core.errors import EventBusError, OptionError
 from eventbus_core.names import check_identifier
 
 T = TypeVar("T")
+Overflow: TypeAlias = Literal["drop_oldest", "drop_newest", "close"]
 KIB = 1024
 MIB = 1024 * KIB
 
@@ -39,17 +40,38 @@ class BusOptions:
     mailbox_events: int = option(10_000, "events that a lagging client or handler may keep waiting", least=1)
     local_lead: int = option(1000, "events that senders of the same node may be ahead of a receiver", least=1)
     mailbox_size: int = option(8 * MIB, "bytes that a lagging client or handler may keep waiting", least=KIB)
+    overflow: Overflow = option(  # noqa: RUF009  # an alias hides from it that this is no mutable default
+        "drop_oldest", "what is dropped if more waits, or that the client is closed then (a handler, never)"
+    )
     laggard_timeout: float = option(2.0, "how long a slow receiver may hold up its senders", least=0.01)
     send_timeout: float = option(30.0, "how long a send may wait for room before it raises", least=0.01)
     close_timeout: float = option(5.0, "how long closing waits for what was accepted to be handled", least=0.0)
     presence: bool = option(False, "publish who joins, leaves, claims and releases to the topics `$sys.>`")
+    wait_for_broker: bool = option(
+        True, "raise if the broker is not there at the start; if not, start alone, join later"
+    )
     owner_cache: int = option(100_000, "owners of remote clients that are remembered", least=1)
+    max_clients: int = option(1_000_000, "clients that this node may hold at a time", least=1)
+    max_subscriptions: int = option(10_000, "patterns that one client may be subscribed to", least=1)
+    max_patterns: int = option(1_000_000, "patterns of all handlers and clients here, each per subscriber", least=1)
     max_requests: int = option(100_000, "requests that may wait for their answers at a time", least=1)
 
     def __attrs_post_init__(self) -> None:
         check_identifier("namespace", self.namespace)
         if self.node is not None:
             check_identifier("node", self.node)
+
+
+def check_overflow(value: Overflow | None) -> Overflow | None:
+    """
+    Return *value*.
+
+    Raises:
+        OptionError: it is no such policy.
+    """
+    if value is not None and value not in get_args(Overflow):
+        raise OptionError.bad_value("overflow", value, _expected(Overflow))
+    return value
 
 
 def option_names(options: type[Any]) -> frozenset[str]:
@@ -80,7 +102,7 @@ def parse_options(options: Callable[..., T], values: Mapping[str, object]) -> T:
 
 def _convert(field: attrs.Attribute[Any], kind: Any, value: object) -> object:
     least, most = field.metadata.get("least"), field.metadata.get("most")
-    expected = getattr(kind, "__name__", str(kind))
+    expected = _expected(kind)
     if least is not None:
         expected += f" of at least {least:g}" + ("" if most is None else f" and at most {most:g}")
     try:
@@ -90,6 +112,12 @@ def _convert(field: attrs.Attribute[Any], kind: Any, value: object) -> object:
     if least is not None and not least <= result <= (most if most is not None else float("inf")):
         raise OptionError.bad_value(field.name, _shown(field, value), expected)
     return result
+
+
+def _expected(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return "one of " + ", ".join(map(repr, get_args(kind)))
+    return str(getattr(kind, "__name__", kind))
 
 
 def _shown(field: attrs.Attribute[Any], value: object) -> object:

@@ -9,15 +9,17 @@ is done", no timer). So an idle bus sends at once, and a busy one in large frame
 from __future__ import annotations
 
 import random
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from time import monotonic
-from typing import Final
+from typing import Final, TypeAlias
 
 import anyio
 from anyio.lowlevel import checkpoint
 
 from eventbus_core.errors import EventBusError
 from eventbus_core.event import Event, decode_event
+from eventbus_core.histogram import SHORTEST, Spread
 from eventbus_core.link import Link
 from eventbus_core.options import BusOptions
 from eventbus_core.session import Outgoing
@@ -31,6 +33,9 @@ LONGEST_PAUSE: Final = 2.0
 SUSPECT_EVERY: Final = 1.0
 GATHER_SIZE: Final = 64 * 1024
 GATHER_TURNS: Final = 4
+
+Taken: TypeAlias = "tuple[Queue, list[bytes], float]"
+"""The events of a frame, the queue that they came from, and when the oldest was accepted."""
 
 
 class Queue:
@@ -46,7 +51,7 @@ class Queue:
         over: whether its node is gone, and another queue has taken over what was in it.
     """
 
-    __slots__ = ("accepted", "events", "node", "over", "published", "queued", "room", "session", "size")
+    __slots__ = ("_marks", "accepted", "events", "node", "over", "published", "queued", "room", "session", "size")
 
     def __init__(self, session: Outgoing, node: str | None) -> None:
         self.session = session
@@ -57,6 +62,19 @@ class Queue:
         self.published = 0
         self.queued = self.over = False
         self.room: anyio.Event | None = None
+        self._marks: deque[tuple[int, float]] = deque()
+
+    def mark(self, number: int, now: float) -> None:
+        """Take note that what comes after the first *number* events is no older than *now*."""
+        if not self._marks or self._marks[-1][0] < number:
+            self._marks.append((number, now))
+
+    def since(self) -> float:
+        """Return when the oldest event was accepted, or the latest time marked before it."""
+        before = self.accepted - len(self.events)
+        while len(self._marks) > 1 and self._marks[1][0] <= before:
+            self._marks.popleft()
+        return self._marks[0][1]
 
     def cut(self, limit: int) -> tuple[list[bytes], int]:
         """Take events off the front until they have *limit* bytes, at least one; return them and their size."""
@@ -96,6 +114,8 @@ class Outbox:
         frames, events: published so far.
         failures: writes that the transport failed and that were made again.
         waits: how often a sender had to wait for room.
+        seconds: of each frame, from when its oldest event was accepted until the transport had taken it.
+        sizes: of each frame, the number of its events.
     """
 
     def __init__(
@@ -108,6 +128,7 @@ class Outbox:
         unreached: Callable[[Queue], None],
     ) -> None:
         self.frames = self.events = self.failures = self.waits = 0
+        self.seconds, self.sizes = Spread(SHORTEST), Spread(1)
         self._options = options
         self._sessions = sessions
         self._transport = transport
@@ -154,6 +175,7 @@ class Outbox:
         queue.size += len(event)
         queue.accepted += 1
         if not queue.queued:
+            queue.mark(queue.accepted - 1, monotonic())
             queue.queued = True
             self._ready.append(queue)
             self._wake.set()
@@ -252,9 +274,12 @@ class Outbox:
                 continue
             receivers = await self._publish(frames)
             self.frames += len(frames)
-            for queue, events in taken:
+            now = monotonic()
+            for queue, events, since in taken:
                 queue.published += len(events)
                 self.events += len(events)
+                self.sizes.add(len(events))
+                self.seconds.add(now - since)
             if receivers is not None:
                 self._count(taken, receivers)
                 for node, count in zip(told, receivers[len(taken) :], strict=False):
@@ -288,7 +313,7 @@ class Outbox:
             if size == before:
                 return
 
-    def _take(self) -> tuple[list[Frame], list[tuple[Queue, list[bytes]]], list[str]]:
+    def _take(self) -> tuple[list[Frame], list[Taken], list[str]]:
         """
         Return the frames of the next write, the events in them, and to which nodes notes go beside.
 
@@ -296,7 +321,7 @@ class Outbox:
         """
         now = monotonic()
         frames: list[Frame] = []
-        taken: list[tuple[Queue, list[bytes]]] = []
+        taken: list[Taken] = []
         notes, self._sessions.notes = self._sessions.notes, {}
         ready, self._ready = self._ready, []
         left = WRITE_SIZE
@@ -307,13 +332,16 @@ class Outbox:
                 if room <= 0:
                     self._held_up[queue] = None
                     break
+                since = queue.since()
                 events, size = queue.cut(min(room, self._options.frame_size))
                 told = notes.pop(queue.node, []) if queue.node is not None else []
                 frames.append(session.pack(events, size, told, now))
-                taken.append((queue, events))
+                taken.append((queue, events, since))
                 left -= size
-            if queue.events and queue not in self._held_up:
-                self._ready.append(queue)
+            if queue.events:
+                queue.mark(queue.accepted, now)
+                if queue not in self._held_up:
+                    self._ready.append(queue)
             queue.queued = bool(queue.events)
             if queue.room is not None and queue.size < self._limit:
                 queue.room.set()
@@ -321,10 +349,10 @@ class Outbox:
         frames.extend(self._unnumbered(notes, now))
         return frames, taken, list(notes)
 
-    def _count(self, taken: list[tuple[Queue, list[bytes]]], receivers: Sequence[int]) -> None:
+    def _count(self, taken: list[Taken], receivers: Sequence[int]) -> None:
         """Put back what went to nodes that are not listening: the last frames of a queue, if nobody got them."""
         ends: dict[Queue, list[list[bytes]]] = {}
-        for (queue, events), count in zip(taken, receivers, strict=False):
+        for (queue, events, _), count in zip(taken, receivers, strict=False):
             if queue.node is None:
                 queue.session.heard(count - self._joined(queue.session.partition))
             elif count == 0 and not queue.over:
@@ -333,8 +361,10 @@ class Outbox:
                 ends[queue].clear()
         for queue, unheard in ends.items():
             if unheard:
-                queue.session.take_back(len(unheard))
-                queue.put_back([event for events in unheard for event in events])
+                back = [event for events in unheard for event in events]
+                queue.session.take_back(len(back), sum(map(len, back)))
+                queue.put_back(back)
+                self.events -= len(back)
                 queue.queued = True
                 self._held_up[queue] = None
                 self._unreached(queue)

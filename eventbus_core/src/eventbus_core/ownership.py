@@ -14,6 +14,8 @@ from eventbus_core.errors import (
     ClientAlreadyClaimed,
     ClientTakenOver,
     EventBusError,
+    LimitExceeded,
+    NamespaceMismatch,
     NodeAlreadyPresent,
     TransportUnavailable,
 )
@@ -75,7 +77,10 @@ class Ownership:
 
     Attributes:
         clients: by name; what routing looks up.
-        incarnation: of this node.
+        incarnation: of this node; 0 until it has entered.
+        lost: whether the lease was lost, and :meth:`keep_lease` has not told of it yet.
+        losses: how often it was.
+        on_entered: called when this node has entered for the first time.
     """
 
     def __init__(
@@ -89,7 +94,9 @@ class Ownership:
         end: Callable[[Holding, EventBusError], None],
     ) -> None:
         self.clients: dict[str, Holding] = {}
-        self.incarnation = 0
+        self.incarnation = self.losses = 0
+        self.lost = False
+        self.on_entered: Callable[[], None] = lambda: None
         self._directory = directory
         self._options = options
         self._node = node
@@ -115,7 +122,26 @@ class Ownership:
         """
         terms = Terms(WIRE_VERSION, self._options.lanes)
         with anyio.CancelScope(shield=True):  # half an entry would keep our id from us until its lease ends
-            self.incarnation = await self._directory.enter(self._node, self._options.lease, terms)
+            first, self.incarnation = self.alone, await self._directory.enter(self._node, self._options.lease, terms)
+        if first:
+            self.on_entered()
+
+    @property
+    def alone(self) -> bool:
+        """Whether this node has not entered yet; then it holds its clients provisionally, by epoch 0."""
+        return not self.incarnation
+
+    def check_entered(self) -> None:
+        """
+        Do nothing if this node has entered.
+
+        Raises:
+            TransportUnavailable: it has not, so that it knows of nobody but itself.
+        """
+        if self.alone:
+            raise TransportUnavailable(
+                "the broker has not been reached yet: this node is alone and knows of its own clients only"
+            )
 
     async def claim(self, holding: Holding, *, takeover: bool) -> None:
         """
@@ -123,8 +149,11 @@ class Ownership:
 
         Raises:
             ClientAlreadyClaimed: another holds it, and *takeover* is false.
+            LimitExceeded: this node holds as many clients as it may.
         """
         refused = await self._claims.ask((holding, takeover))
+        if isinstance(refused, LimitExceeded):
+            raise refused
         if refused is not None:
             raise ClientAlreadyClaimed(holding.name, refused.node)
 
@@ -154,7 +183,8 @@ class Ownership:
 
     async def leave(self) -> None:
         """Release everything and leave the namespace."""
-        await self._directory.leave()
+        if not self.alone:
+            await self._directory.leave()
 
     def runners(self) -> Iterator[Callable[[], Coroutine[Any, Any, None]]]:
         """Yield the functions to be run as tasks while the node is on the bus."""
@@ -178,29 +208,30 @@ class Ownership:
         Each time it was lost, enter again with a new incarnation, and claim again what nobody took.
         Then, and after :meth:`hurry`, yield whether it was lost, and what others took, with its owners.
         """
-        lost = False
         failures = 0
         while True:
             if self._hurry.is_set():
                 await anyio.sleep(failures * PAUSE)
             else:
-                with anyio.move_on_after(PAUSE if lost else self._options.lease / RENEWALS_PER_LEASE):
+                with anyio.move_on_after(PAUSE if self.lost else self._options.lease / RENEWALS_PER_LEASE):
                     await self._hurry.wait()
             if self._over:
                 return
             try:
                 if not await self._directory.renew():
-                    logger.warning("node %s lost its lease; entering again", self._node)
-                    lost = True
+                    if not self.lost:
+                        logger.warning("node %s lost its lease; entering again", self._node)
+                        self.losses += 1
+                    self.lost = True
                     await self.enter()
                     self._owed.clear()  # the claims of the former incarnation have ended with its lease
-                if lost or self._hurry.is_set():
+                if self.lost or self._hurry.is_set():
                     hurry = self._hurry
                     taken = await self._claim_again()
                     if self._hurry is hurry:
                         self._hurry = anyio.Event()
-                    yield lost, taken
-                    lost = False
+                    yield self.lost, taken
+                    self.lost = False
                 await self._settle_doubts()
                 failures = 0
                 self._link.succeeded()
@@ -208,8 +239,8 @@ class Ownership:
                 owed, self._owed = self._owed, []
                 if owed:
                     await self._release_all(owed)
-            except NodeAlreadyPresent:
-                raise  # another has entered in our name; we are nobody any more
+            except (NodeAlreadyPresent, NamespaceMismatch):
+                raise  # another has entered in our name, or the namespace is not ours any more: we are nobody
             except TransportUnavailable as error:
                 self._link.failed(error)
                 failures = 1
@@ -237,19 +268,25 @@ class Ownership:
         taken = [
             (holding, owner)
             for holding, owner in zip(held, owners, strict=True)
-            if owner is not None and owner.node != self._node
+            if isinstance(owner, Owner) and owner.node != self._node
         ]
         for holding, _ in taken:
             self.drop(holding)
         return taken
 
-    async def _claim_all(self, wanted: Sequence[tuple[Holding, bool]]) -> Sequence[Owner | None]:
-        refused: list[Owner | None] = [None] * len(wanted)
+    async def _claim_all(self, wanted: Sequence[tuple[Holding, bool]]) -> Sequence[Owner | LimitExceeded | None]:
+        refused = self._refuse_surplus(wanted)
         for takeover in (True, False):
-            which = [(i, holding) for i, (holding, take) in enumerate(wanted) if take is takeover]
+            which = [
+                (i, holding) for i, (holding, take) in enumerate(wanted) if take is takeover and refused[i] is None
+            ]
             if not which:
                 continue
             names = [holding.name for _, holding in which]
+            if self.alone:
+                for index, holding in which:
+                    refused[index] = self._claim_alone(holding, takeover=takeover)
+                continue
             try:
                 answers = await self._directory.claim(names, takeover)
             except EventBusError:
@@ -265,6 +302,30 @@ class Ownership:
             self._superseded.clear()
         return refused
 
+    def _refuse_surplus(self, wanted: Sequence[tuple[Holding, bool]]) -> list[Owner | LimitExceeded | None]:
+        """Return the refusals of those for whom there is no room."""
+        limit = self._options.max_clients
+        if len(self.clients) + len(wanted) <= limit:
+            return [None] * len(wanted)
+        refused: list[Owner | LimitExceeded | None] = []
+        names = set(self.clients)
+        for holding, _ in wanted:
+            is_surplus = holding.name not in names and len(names) >= limit
+            mend = "let other nodes hold some, or raise it"
+            what = f"node {self._node!r} cannot hold client {holding.name!r} too"
+            refused.append(LimitExceeded(what, "max_clients", limit, mend) if is_surplus else None)
+            if not is_surplus:
+                names.add(holding.name)
+        return refused
+
+    def _claim_alone(self, holding: Holding, *, takeover: bool) -> Owner | None:
+        """Claim for the time being; others may hold the client, and will keep it."""
+        previous = Owner(self._node, 0, 0) if holding.name in self.clients else None
+        if previous is not None and not takeover:
+            return previous
+        self._hold(holding, Claim(holding.name, 0, previous))
+        return None
+
     def supersede(self, client: str, epoch: int, node: str) -> None:
         """Let go of *client*, which *node* has claimed by *epoch*."""
         holding = self.clients.get(client)
@@ -276,6 +337,11 @@ class Ownership:
 
     def _hold(self, holding: Holding, claim: Claim) -> None:
         before = self.clients.get(holding.name)
+        if holding.ended is not None:  # while the answer was on its way; what took its place here has the claim
+            if before is None or before.epoch > claim.epoch:
+                self._releases.tell(claim)
+                return
+            holding = before
         holding.epoch = claim.epoch
         holding.previous = claim.previous
         self.clients[holding.name] = holding
@@ -286,14 +352,16 @@ class Ownership:
         if later := self._superseded.get(holding.name):
             self.supersede(holding.name, *later)
 
-    def _abandoned(self, wanted: tuple[Holding, bool], refused: Owner | None) -> None:
+    def _abandoned(self, wanted: tuple[Holding, bool], refused: Owner | LimitExceeded | None) -> None:
         if refused is None:
             self.give_up(wanted[0])
 
     async def _release_all(self, claims: Sequence[Claim]) -> Sequence[None]:
+        granted = [claim for claim in claims if claim.epoch]  # of others the directory has not heard
         try:
-            await self._directory.release(claims)
+            if granted:
+                await self._directory.release(granted)
         except TransportUnavailable as error:
-            logger.warning("%d clients will be released later: %s", len(claims), error)
-            self._owed.extend(claims)
+            logger.warning("%d clients will be released later: %s", len(granted), error)
+            self._owed.extend(granted)
         return [None] * len(claims)

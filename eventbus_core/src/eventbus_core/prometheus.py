@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from math import inf
 from typing import Any, Final
 
 import attrs
 
 from eventbus_core.bus import Bus
+from eventbus_core.histogram import Histogram
 from eventbus_core.stats import Stats
 
 try:
     from prometheus_client import REGISTRY, CollectorRegistry
-    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
     from prometheus_client.registry import Collector
 except ImportError as error:
     raise ImportError(
@@ -27,8 +29,10 @@ except ImportError as error:
 __all__ = ("BusCollector", "register")
 
 LABELS: Final = ("namespace", "node")
-GAUGES: Final = frozenset({"incarnation", "clients", "waiting_events", "pending_requests"})
-"""What can fall; all else is counted, and its metric's name ends in ``_total``."""
+GAUGES: Final = frozenset({"incarnation", "clients", "waiting_events", "mailbox_events", "pending_requests"})
+"""What can fall."""
+HISTOGRAMS: Final = frozenset(field.name for field in attrs.fields(Stats) if isinstance(field.default, Histogram))
+"""All else is counted, and its metric's name ends in ``_total``."""
 
 
 class BusCollector(Collector):
@@ -64,6 +68,8 @@ def register(*buses: Bus, registry: CollectorRegistry = REGISTRY) -> BusCollecto
 
 
 def _family(name: str, values: list[tuple[tuple[str, str], Any]]) -> Metric:
+    if name in HISTOGRAMS:
+        return _histogram(name, values)
     by_kind = any(isinstance(value, Mapping) for _, value in values)
     make = GaugeMetricFamily if name in GAUGES else CounterMetricFamily
     family = make(f"eventbus_{name}", _HELP.get(name, name), labels=(*LABELS, "kind") if by_kind else LABELS)
@@ -76,11 +82,19 @@ def _family(name: str, values: list[tuple[tuple[str, str], Any]]) -> Metric:
     return family
 
 
-def _documented() -> dict[str, str]:
+def _histogram(name: str, values: list[tuple[tuple[str, str], Histogram]]) -> Metric:
+    family = HistogramMetricFamily(f"eventbus_{name}", _HELP.get(name, name), labels=LABELS)
+    for place, value in values:
+        buckets = [("+Inf" if bound == inf else str(bound), float(count)) for bound, count in value.cumulative()]
+        family.add_metric(place, buckets, value.total)
+    return family
+
+
+def documented() -> dict[str, str]:
     """Return what the docstring of :class:`Stats` says of each field; nothing if docstrings were left out."""
     entries = re.findall(r"^ {8}(\w+): (.+(?:\n {12}.+)*)", Stats.__doc__ or "", re.MULTILINE)
     return {name: " ".join(text.split()) for name, text in entries}
 
 
-_HELP: Final = _documented()
+_HELP: Final = documented()
 _FIELDS: Final = [field.name for field in attrs.fields(Stats) if field.name not in ("node", "version")]

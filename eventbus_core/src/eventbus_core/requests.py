@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import anyio
 
-from eventbus_core.errors import EventBusError
+from eventbus_core.errors import EventBusError, LimitExceeded
 from eventbus_core.event import Event
 
 
@@ -51,11 +51,11 @@ class Requests:
         Wait for the answer to the event *id*.
 
         Raises:
-            EventBusError: there are too many already.
+            LimitExceeded: there are too many already.
         """
         if len(self._pending) >= self._limit:
-            raise EventBusError(
-                f"{self._limit:,} requests wait for their answers already; wait for some, or raise max_requests"
+            raise LimitExceeded(
+                "no more requests may wait for their answers", "max_requests", self._limit, "wait for some, or raise it"
             )
         pending = self._pending[id] = Pending()
         return pending

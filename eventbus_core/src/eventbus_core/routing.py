@@ -7,6 +7,7 @@ The usual send finds its way with two dict look-ups and suspends nowhere.
 from __future__ import annotations
 
 import itertools
+import secrets
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from time import monotonic
@@ -68,6 +69,7 @@ class Router:
         options, node, outbox, ownership, subscriptions, directory, waits: what it was made of.
         internal: takes an event for this node that no application handles; returns whether it did.
         address: of this node.
+        alone: whether this node has not joined the others yet: what it publishes or broadcasts is for itself.
         next_id: returns an id that no other event of the namespace has.
         clients: of this node.
         remembered: the owners of remote clients, and remote nodes, as last heard of.
@@ -89,6 +91,7 @@ class Router:
     ) -> None:
         self.internal = internal
         self.address = node_address(node)
+        self.alone = True
         self.clients = ownership.clients
         self.remembered: dict[str, Route] = {}
         self.accepted = self.local = 0
@@ -103,11 +106,15 @@ class Router:
         self.directory = directory
         self._lanes: dict[str, Queue] = {}
         self._numbers = itertools.count(1)
-        self.begin(0)
+        self._number(secrets.token_hex(8))
 
     def begin(self, incarnation: int) -> None:
-        """Number events as those of this *incarnation*."""
-        self.next_id = map(f"{incarnation:x}-%d".__mod__, self._numbers).__next__  # without a frame of Python's
+        """Number events as those of this *incarnation*, and let them go to other nodes too."""
+        self.alone = False
+        self._number(f"{incarnation:x}")
+
+    def _number(self, prefix: str) -> None:
+        self.next_id = map(f"{prefix}-%d".__mod__, self._numbers).__next__  # without a frame of Python's
 
     # Sending is not `async`: nearly every event is accepted at once, and a coroutine for each
     # would cost more than its routing. Only what has to wait is returned as something to await.
@@ -144,7 +151,7 @@ class Router:
         Raises:
             TransportUnavailable: there was no room within ``send_timeout``; nobody gets the event.
         """
-        queue = self._lanes.get(topic) or self._lane(topic)
+        queue = None if self.alone else self._lanes.get(topic) or self._lane(topic)
         return self._spread(event, size, queue, (self.subscriptions.topics, self.subscriptions.locals))
 
     def broadcast(self, event: Event, size: int, *, include_self: bool) -> Wait:
@@ -155,14 +162,15 @@ class Router:
             TransportUnavailable: there was no room within ``send_timeout``; nobody gets the event.
         """
         here = (self.subscriptions.handlers, self.subscriptions.locals) if include_self else ()
-        return self._spread(event, size, self.outbox.queue(ALL_NODES), here)
+        return self._spread(event, size, None if self.alone else self.outbox.queue(ALL_NODES), here)
 
     def doubtful(self) -> bool:
         """Return whether the directory may not know everybody who is there, since it has lost its memory."""
-        return monotonic() < self.trust_after
+        return self.ownership.lost or monotonic() < self.trust_after
 
     async def locate(self, client: str) -> Owner | None:
         """Return the owner of *client* as the directory knows it now."""
+        self.ownership.check_entered()
         return await self.ownership.lookups.ask(check_client(client))
 
     def tell_node(self, node: str, type: str, data: object) -> None:
@@ -256,6 +264,7 @@ class Router:
             raise ClientNotFound(target)
 
     async def _find_node(self, node: str) -> Owner | None:
+        self.ownership.check_entered()
         if isinstance(self.directory, AskingDirectory):
             await self.directory.look_for(node)
         for known in await self.directory.nodes():

@@ -22,7 +22,7 @@ is asked again.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple, Protocol
 
 from eventbus_core.losses import Gap
@@ -57,12 +57,13 @@ class SessionContext(Protocol):
     hold_back_size: int
     duplicates: int
     missed: int
+    on_settled: Callable[[float], None]
 
     def keep(self, kept: Kept) -> None:
         """Keep a frame that was sent, for as long as there is room."""
 
-    def unkeep(self, outgoing: Outgoing) -> Kept | None:
-        """Return the frame of *outgoing* that was kept last, and keep it no more."""
+    def unkeep(self, outgoing: Outgoing) -> None:
+        """Keep the frame of *outgoing* that was kept last no more."""
 
     def tell(self, node: str, note: Note) -> None:
         """Send *note* to *node*'s session layer."""
@@ -83,14 +84,16 @@ class Ticket:
     Attributes:
         node: that sent the frame.
         first: the number of its first event.
+        since: when the frame came.
         size: its bytes.
         done: whether all is handled.
     """
 
-    __slots__ = ("_incoming", "_left", "done", "first", "node", "size")
+    __slots__ = ("_incoming", "_left", "done", "first", "node", "since", "size")
 
-    def __init__(self, incoming: Incoming, first: int, size: int) -> None:
+    def __init__(self, incoming: Incoming, first: int, size: int, since: float) -> None:
         self.node = incoming.node
+        self.since = since
         self.first = first
         self.size = size
         self.done = False
@@ -107,7 +110,7 @@ class Ticket:
         """Count *deliveries* as handled."""
         self._left -= deliveries
         if self._left == 0:
-            self._incoming.handled(self)
+            self._incoming.settled(self)
 
 
 class Outgoing:
@@ -153,13 +156,12 @@ class Outgoing:
             self._probes, self._probe_at = 0, now + PROBES[0]
         return frame
 
-    def take_back(self, frames: int) -> None:
-        """Undo the last so many :meth:`pack` with events, which nobody has received: their numbers are free again."""
-        for _ in range(frames):
-            kept = self._context.unkeep(self)
-            if kept is None:
-                return
-            self.next, self.position = kept.first, kept.position
+    def take_back(self, events: int, size: int) -> None:
+        """Undo the last :meth:`pack` calls, of *events* of *size* bytes in all, which nobody has received."""
+        self.next -= events  # these numbers are free again, whether the frames are still kept or not
+        self.position -= size
+        while self.kept and self.kept[-1].first >= self.next:
+            self._context.unkeep(self)
 
     def room(self) -> int:
         """Return how many bytes of events may be sent now; zero or less: wait for credit."""
@@ -296,7 +298,7 @@ class Incoming:
         self._granted = 0
         self._told = 0
         self._open: deque[Ticket] = deque()
-        self._held: dict[int, tuple[Header, memoryview]] = {}
+        self._held: dict[int, tuple[Header, memoryview, float]] = {}
         self._held_size = 0
         self._known = expected  # numbers below exist at the sender
         self._known_end = self._end  # and take it to this position
@@ -312,11 +314,11 @@ class Incoming:
         if header.count and (header.first < self.expected or header.first in self._held):
             self._context.duplicates += header.count
         elif header.count and header.first == self.expected:
-            yield self._deliver(header, body)
+            yield self._deliver(header, body, now)
             if self._held:
                 yield from self._release()
         elif header.count and self._has_room(body):
-            self._held[header.first] = header, body
+            self._held[header.first] = header, body, now
             self._held_size += len(body)
         self._look_for_hole(now)
         if not self._granted:
@@ -348,6 +350,11 @@ class Incoming:
         """Yield the gap, and what waited behind it, if all requests went unanswered."""
         if self._ask_at is not None and self._asked >= len(ASK_AGAIN) and now >= self._ask_at:
             yield from self.gone(self.expected, min(self._held, default=self._known) - 1, now)
+
+    def settled(self, ticket: Ticket) -> None:
+        """Count the deliveries of *ticket* as handled, and say since when they were there."""
+        self._context.on_settled(ticket.since)
+        self.handled(ticket)
 
     def handled(self, ticket: Ticket) -> None:
         """Count what *ticket* is for as handled, and grant more once half the window is free."""
@@ -388,12 +395,12 @@ class Incoming:
     def _upto(self) -> int:
         return self._end - self._unhandled + self._context.window
 
-    def _deliver(self, header: Header, body: memoryview) -> Ready:
+    def _deliver(self, header: Header, body: memoryview, since: float) -> Ready:
         size = len(body)
         self.expected = header.first + header.count
         self._end = max(self._end, header.position + size)
         self._unhandled += size
-        ticket = Ticket(self, header.first, size)
+        ticket = Ticket(self, header.first, size, since)
         self._open.append(ticket)
         return Ready(header, body, ticket)
 

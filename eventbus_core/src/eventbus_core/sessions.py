@@ -50,6 +50,7 @@ class Sessions:
         notes: what to tell which node.
         on_note: called when there is something new in ``notes`` or ``resend``.
         on_answer: called when a node has said where it is, see :meth:`joined`.
+        on_settled: called for each frame whose deliveries are all handled with the time when it came.
         on_left: called with our session to a node that takes nothing more, and the number from which on.
     """
 
@@ -65,6 +66,7 @@ class Sessions:
         self.notes: dict[str, list[Note]] = {}
         self.on_note: Callable[[], None] = lambda: None
         self.on_answer: Callable[[], None] = lambda: None
+        self.on_settled: Callable[[float], None] = lambda _since: None
         self.on_left: Callable[[Outgoing, int], None] = lambda _session, _first: None
         self._options = options
         self._numbers = itertools.count(1)
@@ -210,15 +212,12 @@ class Sessions:
         while self._kept_size > self._options.resend_size:
             self._drop_oldest()
 
-    def unkeep(self, outgoing: Outgoing) -> Kept | None:
-        """Return the frame of *outgoing* that was kept last, and keep it no more."""
-        if not outgoing.kept:
-            return None
+    def unkeep(self, outgoing: Outgoing) -> None:
+        """Keep the frame of *outgoing* that was kept last no more."""
         kept = outgoing.kept.pop()
         self._kept_size -= len(kept.data)
         kept.gone = True
         kept.data = b""  # it stays in line until its time is over
-        return kept
 
     def tell(self, node: str, note: Note) -> None:
         """Leave *note* for the outbox to take along, if there are not too many: what is asked is asked again."""

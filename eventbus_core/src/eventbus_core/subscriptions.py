@@ -8,8 +8,9 @@ from typing import Final, TypeAlias
 
 import anyio
 
-from eventbus_core.errors import EventBusError
+from eventbus_core.errors import EventBusError, LimitExceeded
 from eventbus_core.mailbox import Mailbox
+from eventbus_core.options import BusOptions
 from eventbus_core.topics import PatternIndex, lanes_of
 from eventbus_core.transport import Partition, Transport, lane_partition
 
@@ -102,40 +103,52 @@ class Subscriptions:
     """
 
     def __init__(
-        self, transport: Transport, lane_count: int, arrived: Arrived, left: Callable[[Partition], None]
+        self, transport: Transport, options: BusOptions, arrived: Arrived, left: Callable[[Partition], None]
     ) -> None:
         self.topics: PatternIndex[Mailbox] = PatternIndex()
         self.handlers: PatternIndex[Mailbox] = PatternIndex()
         self.locals: PatternIndex[Mailbox] = PatternIndex()
         self.lanes = Lanes(transport, arrived, left)
-        self._lane_count = lane_count
+        self._lane_count = options.lanes
+        self._limit = options.max_patterns
+        self._patterns = 0
 
     def add_handler(self, pattern: str, mailbox: Mailbox, *, local: bool) -> None:
-        """Let a handler's *mailbox* have what matches *pattern*."""
+        """
+        Let a handler's *mailbox* have what matches *pattern*.
+
+        Raises:
+            LimitExceeded: there are as many patterns as there may be.
+        """
         if local:
-            self.locals.add(pattern, mailbox)
+            self._add(self.locals, pattern, mailbox)
         else:
-            self.handlers.add(pattern, mailbox)
             self.subscribe(pattern, mailbox)
+            self.handlers.add(pattern, mailbox)
 
     def remove_handler(self, pattern: str, mailbox: Mailbox, *, local: bool) -> None:
         """Undo :meth:`add_handler`; does nothing on successive calls."""
         if local:
-            self.locals.remove(pattern, mailbox)
+            self._remove(self.locals, pattern, mailbox)
         else:
             self.handlers.remove(pattern, mailbox)
             self.unsubscribe(pattern, mailbox)
 
     def subscribe(self, pattern: str, mailbox: Mailbox) -> bool:
-        """Let *mailbox* have the topics that match *pattern*; return whether it had not before."""
-        if not self.topics.add(pattern, mailbox):
+        """
+        Let *mailbox* have the topics that match *pattern*; return whether it had not before.
+
+        Raises:
+            LimitExceeded: there are as many patterns as there may be.
+        """
+        if not self._add(self.topics, pattern, mailbox):
             return False
         self.lanes.want(lanes_of(pattern, self._lane_count))
         return True
 
     def unsubscribe(self, pattern: str, mailbox: Mailbox) -> bool:
         """Undo :meth:`subscribe`; return whether there was something to undo."""
-        if not self.topics.remove(pattern, mailbox):
+        if not self._remove(self.topics, pattern, mailbox):
             return False
         self.lanes.unwant(lanes_of(pattern, self._lane_count))
         return True
@@ -143,6 +156,21 @@ class Subscriptions:
     async def joined(self, pattern: str) -> None:
         """Return once every event that matches *pattern* and is published from now on will arrive."""
         await self.lanes.joined(lanes_of(pattern, self._lane_count))
+
+    def _add(self, index: PatternIndex[Mailbox], pattern: str, mailbox: Mailbox) -> bool:
+        if not index.add(pattern, mailbox):
+            return False
+        if self._patterns >= self._limit:
+            index.remove(pattern, mailbox)
+            mend = "unsubscribe from some, use wildcards, or raise it"
+            raise LimitExceeded(f"no room for the pattern {pattern!r}", "max_patterns", self._limit, mend)
+        self._patterns += 1
+        return True
+
+    def _remove(self, index: PatternIndex[Mailbox], pattern: str, mailbox: Mailbox) -> bool:
+        removed = index.remove(pattern, mailbox)
+        self._patterns -= removed
+        return removed
 
 
 def _partitions(lanes: Iterable[int]) -> list[Partition]:

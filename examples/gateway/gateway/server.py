@@ -112,7 +112,11 @@ def create_app(uri: str, server_id: str | None, url: str) -> Starlette:
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Server]]:
-        async with eventbus.connect(uri, node=server_id) as bus, anyio.create_task_group() as tasks:
+        # Alone, people on this server can talk until Redis is there.
+        async with (
+            eventbus.connect(uri, node=server_id, wait_for_broker=False) as bus,
+            anyio.create_task_group() as tasks,
+        ):
             server = Server(bus, url)
             await bus.ready()
             tasks.start_soon(server.run)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from time import monotonic
 from typing import Annotated, Final, NoReturn
 
@@ -16,9 +17,9 @@ from rich.live import Live
 from eventbus_core.bus import Bus
 from eventbus_core.cli.lines import LONGEST, read_lines
 from eventbus_core.cli.visit import FLAWED, AsJson, UriOption, visit
-from eventbus_core.errors import ClientNotFound, EventDataError, EventTooLarge
+from eventbus_core.errors import ClientNotFound, EventDataError, EventTooLarge, RequestFailed
 from eventbus_core.losses import Undeliverable
-from eventbus_core.names import check_address, check_topic
+from eventbus_core.names import NODE_SIGN, check_address, check_topic
 
 PUBLISH_EXAMPLES: Final = """
 Examples:
@@ -81,7 +82,13 @@ def send_command(
     """Send to one client, or to a node."""
     check_address(target)
     check_topic(type)
-    _run(uri, lambda bus: lambda value: bus.send(target, type, value), _Input(data, text, keep_going), as_json=as_json)
+    _run(
+        uri,
+        lambda bus: lambda value: bus.send(target, type, value),
+        _Input(data, text, keep_going),
+        lambda bus: _receiver(bus, target),
+        as_json=as_json,
+    )
 
 
 def broadcast_command(
@@ -146,8 +153,27 @@ class _Tally:
         print("error:", message, file=sys.stderr)  # by print, which the line that shows progress makes room for
 
 
-def _run(uri: str, bind: Callable[[Bus], Accept], given: _Input, *, as_json: bool) -> NoReturn:
-    """Send what is *given* as *bind* says, and exit with what became of it."""
+async def _receiver(bus: Bus, target: str) -> str | None:
+    """Return the node that *target* is, or is held by."""
+    if target.startswith(NODE_SIGN):
+        return target.removeprefix(NODE_SIGN)
+    owner = await bus.locate(target)
+    return None if owner is None else owner.node
+
+
+async def _nobody(bus: Bus) -> None:
+    return None
+
+
+def _run(
+    uri: str,
+    bind: Callable[[Bus], Accept],
+    given: _Input,
+    receiver: Callable[[Bus], Awaitable[str | None]] = _nobody,
+    *,
+    as_json: bool,
+) -> NoReturn:
+    """Send what is *given* as *bind* says, wait for the word of the *receiver*, and exit with what became of it."""
     tally = _Tally()
 
     async def work(bus: Bus) -> None:
@@ -157,6 +183,9 @@ def _run(uri: str, bind: Callable[[Bus], Accept], given: _Input, *, as_json: boo
 
         await _send_all(bind(bus), given, tally)
         await bus.flush()
+        if node := await receiver(bus):
+            with suppress(ClientNotFound, RequestFailed):  # what became of the events has been told then
+                await bus.node_stats(node)  # its answer comes after what it reports
 
     try:
         visit(uri, work)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from time import monotonic
-from typing import Annotated, Final
+from typing import Annotated, Final, TypeAlias
 
 import anyio
 import msgspec
@@ -16,6 +16,7 @@ from eventbus_core.bus import Bus
 from eventbus_core.cli.demo.table import stdout_console
 from eventbus_core.cli.visit import AsJson, UriArgument, visit
 from eventbus_core.errors import EventBusError
+from eventbus_core.histogram import Histogram
 from eventbus_core.stats import Stats
 
 EXAMPLES: Final = """
@@ -26,9 +27,12 @@ Examples:
   eventbus top redis://localhost:6379/0 --interval 10 --json
 """
 HEADINGS: Final = (
-    *("node", "clients", "out/s", "in/s", "answer ms", "waiting"),
+    *("node", "clients", "out/s", "in/s", "send ms", "handle ms", "answer ms", "waiting"),
     *("repaired", "gaps", "dropped", "undelivered", "failures"),
 )
+
+
+Percentiles: TypeAlias = tuple[float, float]
 
 
 class Sample(msgspec.Struct, frozen=True):
@@ -46,12 +50,16 @@ class Row(msgspec.Struct, frozen=True):
     Attributes:
         out_per_second, in_per_second: events to and from other nodes; ``None`` at the first look.
         answer_ms: how long it took to answer.
+        send_ms, handle_ms: p50 and p99 of ``send_seconds`` and ``handle_seconds``, in milliseconds; ``None`` at the
+            first look, and if nothing was sent or handled.
     """
 
     node: str
     out_per_second: float | None = None
     in_per_second: float | None = None
     answer_ms: float | None = None
+    send_ms: Percentiles | None = None
+    handle_ms: Percentiles | None = None
     stats: Stats | None = None
 
 
@@ -116,12 +124,24 @@ async def _samples(bus: Bus, timeout: float) -> Mapping[str, Sample | None]:
 def _row(node: str, before: Sample | None, now: Sample | None) -> Row:
     if now is None:
         return Row(node)
-    out = into = None
-    if before is not None and before.stats.incarnation == now.stats.incarnation:
-        seconds = now.at - before.at
-        out = round((now.stats.sent_events - before.stats.sent_events) / seconds, 1)
-        into = round((now.stats.received_events - before.stats.received_events) / seconds, 1)
-    return Row(node, out, into, round(now.took * 1000, 2), now.stats)
+    answer_ms = round(now.took * 1000, 2)
+    if before is None or before.stats.incarnation != now.stats.incarnation:
+        return Row(node, answer_ms=answer_ms, stats=now.stats)
+    new, old, seconds = now.stats, before.stats, now.at - before.at
+    return Row(
+        node,
+        round((new.sent_events - old.sent_events) / seconds, 1),
+        round((new.received_events - old.received_events) / seconds, 1),
+        answer_ms,
+        _percentiles(new.send_seconds.since(old.send_seconds)),
+        _percentiles(new.handle_seconds.since(old.handle_seconds)),
+        new,
+    )
+
+
+def _percentiles(times: Histogram) -> Percentiles | None:
+    p50, p99 = times.quantile(0.5), times.quantile(0.99)
+    return None if p50 is None or p99 is None else (round(p50 * 1000, 2), round(p99 * 1000, 2))
 
 
 def _table(rows: Sequence[Row]) -> Table:
@@ -139,4 +159,6 @@ def _cells(row: Row) -> list[str]:
         return ["no answer"]
     lost = (stats.repaired, stats.missed, stats.dropped, stats.undeliverable, stats.handler_failures)
     rates = ("-" if rate is None else f"{rate:,.0f}" for rate in (row.out_per_second, row.in_per_second))
-    return [f"{stats.clients:,}", *rates, f"{row.answer_ms:,.1f}", *(f"{n:,}" for n in (stats.waiting_events, *lost))]
+    times = ("-" if ms is None else f"{ms[0]:,.1f}/{ms[1]:,.1f}" for ms in (row.send_ms, row.handle_ms))
+    numbers = (f"{number:,}" for number in (stats.waiting_events + stats.mailbox_events, *lost))
+    return [f"{stats.clients:,}", *rates, *times, f"{row.answer_ms:,.1f}", *numbers]

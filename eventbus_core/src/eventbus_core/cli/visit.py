@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Final, TypeVar
+from urllib.parse import parse_qsl, urlencode
 
 import anyio
 import typer
@@ -45,7 +46,8 @@ def visit(uri: str, work: Callable[[Bus], Awaitable[T]]) -> T:
             f"a bus at {parsed} is within one process, and this command is another; "
             f"name a broker, such as redis://localhost:6379/0"
         )
-    bus = connect(uri) if "node" in parsed.options else connect(uri, node=visitor_name())
+    place = without_options(uri, "wait_for_broker")  # nobody would hear a visitor who is alone
+    bus = connect(place) if "node" in parsed.options else connect(place, node=visitor_name())
     try:
         return anyio.run(_Visit(bus).run, work)
     except BaseExceptionGroup as group:
@@ -59,6 +61,13 @@ def visit(uri: str, work: Callable[[Bus], Awaitable[T]]) -> T:
 def visitor_name() -> str:
     """Return a new id for the node that a command is."""
     return f"cli-{secrets.token_hex(4)}"
+
+
+def without_options(uri: str, *names: str) -> str:
+    """Return *uri* without the options *names*, which a command sets itself."""
+    address, _, query = uri.partition("?")
+    kept = [(name, value) for name, value in parse_qsl(query, keep_blank_values=True) if name not in names]
+    return f"{address}?{urlencode(kept)}" if kept else address
 
 
 class _Visit:

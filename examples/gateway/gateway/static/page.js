@@ -53,7 +53,7 @@ function banner(text) {
 function show(frame) {
   page.servers = frame.servers;
   page.node = frame.node;
-  const away = frame.bus === "disconnected";
+  const away = frame.bus !== "open";
   status(away ? "wait" : "on", `${connection.name} in ${connection.workspace}, on ${frame.node}`);
   banner(away ? "Redis is away: people on this server can talk, what is for others waits here." : "");
   map.show(frame.servers, connection.name, frame.node, away, colour);

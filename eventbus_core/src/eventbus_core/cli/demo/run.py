@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Final
-from urllib.parse import parse_qsl, urlencode
 
 import anyio
 import attrs
@@ -19,12 +18,13 @@ from eventbus_core.cli.demo.messages import Command, Report
 from eventbus_core.cli.demo.places import Place, here, in_child
 from eventbus_core.cli.demo.plan import Plan
 from eventbus_core.cli.demo.tally import Tally
+from eventbus_core.cli.visit import without_options
 from eventbus_core.connect import connect
 from eventbus_core.discovery import load_backend
 from eventbus_core.errors import EventBusError
 from eventbus_core.uri import TransportURI
 
-OURS: Final = ("node", "namespace")
+OURS: Final = ("node", "namespace", "wait_for_broker")
 
 
 @attrs.define
@@ -57,9 +57,7 @@ def prepare(uri: str) -> tuple[str, Place]:
     """
     scheme = TransportURI.parse(uri).scheme
     cross_process = load_backend(scheme).capabilities.cross_process
-    address, _, query = uri.partition("?")
-    kept = [(name, value) for name, value in parse_qsl(query, keep_blank_values=True) if name not in OURS]
-    stripped = f"{address}?{urlencode(kept)}" if kept else address
+    stripped = without_options(uri, *OURS)
     connect(stripped)
     return stripped, in_child if cross_process else here
 

@@ -1,0 +1,276 @@
+"""What becomes of a receiver that leaves too much waiting: by each policy, in order, told and counted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from time import monotonic
+from typing import get_args
+
+import anyio
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import eventbus
+from eventbus import ClientNotFound, Dropped, Event, LimitExceeded, OptionError
+from eventbus_core.mailbox import Mailbox, Mailboxes
+from eventbus_core.options import BusOptions, Overflow
+from tests.bus.support import DEADLINE, Hooked, Inbox, buses, fence, read, take, tasks, until
+
+KIB = 1024
+NEAR = pytest.mark.parametrize("near", [True, False], ids=["near", "far"])
+
+
+@NEAR
+@pytest.mark.parametrize("by", ["option of the bus", "option of the client"])
+async def test_g11_drop_newest_keeps_what_came_first(uri: str, near: bool, by: str) -> None:
+    """The marker stands where the events are missing: after the oldest, and before what comes once there is room."""
+    count, kept = 500, 50
+    of_bus = {"overflow": "drop_newest"} if by == "option of the bus" else {}
+    of_client: Overflow | None = None if of_bus else "drop_newest"
+    async with (
+        buses(uri, 2, mailbox_events=kept, laggard_timeout=0.1, **of_bus) as nodes,
+        nodes[1].client("bob", overflow=of_client) as bob,
+    ):
+        lost, dropped = Hooked(), Hooked()
+        sender = nodes[1 if near else 0]
+        sender.on_undeliverable(lost)
+        nodes[1].on_dropped(dropped)
+        for number in range(count):
+            await sender.send("bob", "n", number)
+        await fence([sender], [nodes[1]])
+        await until(lambda: nodes[1].stats().dropped == count - kept)
+        assert [event.data for event in await take(bob, 10)] == list(range(10))
+        await sender.send("bob", "n", "room again")
+        assert [event.data for event in await take(bob, 42)] == [*range(10, 50), Dropped(count - kept), "room again"]
+        await until(lambda: len(lost) == count - kept)
+        assert {fate.reason for fate in lost} == {"mailbox full"}
+        await until(lambda: dropped == [("bob", Dropped(count - kept))])
+
+
+@NEAR
+@pytest.mark.parametrize("kind", ["iterated", "with a handler"])
+async def test_g11_close_ends_the_handle_and_says_which_limit_was_met(uri: str, near: bool, kind: str) -> None:
+    """The client is free, what waited is reported to its sender, and the error names the option to raise."""
+    async with buses(uri, 2, mailbox_events=50, laggard_timeout=0.1) as nodes, tasks() as group:
+        lost, dropped = Hooked(), Hooked()
+        sender = nodes[1 if near else 0]
+        sender.on_undeliverable(lost)
+        nodes[1].on_dropped(dropped)
+
+        async def never(event: Event) -> None:
+            await anyio.sleep_forever()
+
+        handler = never if kind == "with a handler" else None
+        bob = await nodes[1].client("bob", overflow="close", handler=handler).__aenter__()
+        sent = 0
+
+        async def send() -> None:
+            nonlocal sent
+            while True:
+                await sender.send("bob", "n", sent)
+                sent += 1
+
+        with pytest.raises(ClientNotFound):
+            await send()
+        with pytest.raises(LimitExceeded, match=r"'bob' left too much waiting.*mailbox_events is 50; take") as caught:
+            await bob.send("bob", "n")
+        assert (caught.value.option, caught.value.limit) == ("mailbox_events", 50)
+        taken = 0 if handler is None else 1
+        await until(lambda: len(lost) == sent - taken)
+        reasons = Counter(fate.reason for fate in lost)
+        assert reasons["mailbox full"] > 50 - taken
+        assert set(reasons) <= {"mailbox full", "client gone"}
+        assert nodes[1].stats().dropped == reasons["mailbox full"]
+        await until(lambda: dropped == [("bob", Dropped(reasons["mailbox full"]))])
+        async with nodes[0].client("bob", takeover=False) as again:
+            reader = read(group, again)
+            await sender.send("bob", "n", "again")
+            await reader.got(1)
+        await bob.aclose()
+
+
+async def test_g11_a_reader_that_waits_gets_the_error(uri: str) -> None:
+    """Iterating raises it too: also for one that was at work when the handle was closed."""
+    options = {"mailbox_events": 5, "laggard_timeout": 0.1, "overflow": "close"}
+    async with buses(uri, 1, **options) as (bus,), tasks() as group, bus.client("bob") as bob:
+        gate = anyio.Event()
+        ended = Hooked()
+
+        async def work() -> None:
+            try:
+                async for _ in bob:
+                    await gate.wait()
+            except LimitExceeded as error:
+                ended(error)
+
+        group.start_soon(work)
+        await _flood(bus)
+        gate.set()
+        await until(lambda: len(ended) == 1)
+
+
+@pytest.mark.parametrize("policy", get_args(Overflow))
+async def test_g11_waiting_bytes_are_bounded_too(uri: str, policy: Overflow) -> None:
+    """A few large events count as much as many small ones."""
+    async with (
+        buses(uri, 2, mailbox_size=64 * KIB, laggard_timeout=0.1) as (a, b),
+        b.client("bob", overflow=policy) as bob,
+    ):
+        lost = Hooked()
+        a.on_undeliverable(lost)
+        for number in range(100):
+            try:
+                await a.send("bob", "n", (number, b"x" * 10 * KIB))
+            except ClientNotFound:
+                break
+        await fence([a], [b])
+        await until(lambda: b.stats().dropped > 0)
+        if policy == "close":
+            with pytest.raises(LimitExceeded, match="mailbox_size"):
+                await bob.receive()
+            return
+        dropped = b.stats().dropped
+        events = await take(bob, 101 - dropped)
+        numbers = [event.data[0] if event.type == "n" else event.data for event in events]
+        kept = 100 - dropped
+        assert 1 <= kept <= 8, "sizes are means of what came in one frame"
+        if policy == "drop_newest":
+            assert numbers == [*range(kept), Dropped(dropped)]
+        else:
+            assert numbers == [Dropped(dropped), *range(dropped, 100)]
+
+
+@pytest.mark.parametrize("policy", get_args(Overflow))
+async def test_g11_what_never_returns_slows_nobody_else(uri: str, policy: Overflow) -> None:
+    """A client that never reads and handlers that never return: their neighbours get all, and senders go on."""
+    options = {
+        "laggard_timeout": 0.5,
+        "mailbox_events": 100,
+        "receive_budget": 64 * KIB,
+        "overflow": policy,
+        "close_timeout": 0.1,
+    }
+    count = 2000  # of each: 4 MB, or 60 times the credit; were it held back each time, they would take 30 s
+    async with buses(uri, 2, **options) as (a, b), tasks() as group:
+
+        async def never(event: Event) -> None:
+            await anyio.sleep_forever()
+
+        b.on("n")(never)
+        b.on("n")(brisk_handler := Inbox())
+        await b.ready()
+        async with b.client("stuck", handler=never), b.client("deaf"), b.client("brisk") as brisk:
+            reader = read(group, brisk)
+            began = anyio.current_time()
+            for number in range(count):
+                for client in ("stuck", "deaf"):
+                    try:
+                        await a.send(client, "n", b"x" * 1000)
+                    except ClientNotFound:
+                        assert policy == "close"
+                await a.send("brisk", "n", number)
+                await a.publish("n", number)
+            await reader.got(count)
+            await brisk_handler.got(count)
+            assert reader.data == brisk_handler.data == list(range(count))
+            assert b.stats().dropped > 0
+            assert anyio.current_time() - began < 5.0
+
+
+async def _flood(bus: eventbus.Bus) -> None:
+    """Send to bob until there is none."""
+    try:
+        while True:
+            await bus.send("bob", "n")
+    except ClientNotFound:
+        pass
+
+
+async def test_a_client_closed_for_its_lag_does_not_linger(uri: str) -> None:
+    """Its time to come back is for those who left, not for those who were thrown out."""
+    async with buses(uri, 1, mailbox_events=5, laggard_timeout=0.1) as (bus,):
+        async with bus.client("bob", overflow="close", linger=DEADLINE):
+            await _flood(bus)
+        assert await bus.locate("bob") is None
+        assert bus.stats().clients == 0
+
+
+async def test_a_handler_is_never_closed(uri: str) -> None:
+    """By the policy ``close`` handlers lose the oldest, as they have no handle that could end."""
+    async with buses(uri, 1, mailbox_events=10, laggard_timeout=0.1, overflow="close") as (bus,):
+        gate = anyio.Event()
+        got: list[int] = []
+
+        @bus.on("n")
+        async def slow(event: Event) -> None:
+            await gate.wait()
+            got.append(event.data)
+
+        for number in range(100):
+            await bus.emit("n", number)
+        await until(lambda: bus.stats().dropped > 0)
+        gate.set()
+        await until(lambda: bool(got) and got[-1] == 99)
+        assert len(got) + bus.stats().dropped == 100
+
+
+async def test_a_policy_that_is_none_is_refused(uri: str) -> None:
+    """The error names the three."""
+    expected = "option 'overflow' is 'block'; it must be one of 'drop_oldest', 'drop_newest', 'close'"
+    with pytest.raises(OptionError) as caught:
+        eventbus.connect(uri, overflow="block")
+    assert str(caught.value) == expected
+    async with buses(uri, 1) as (bus,):
+        with pytest.raises(OptionError) as caught:
+            bus.client("bob", overflow="block")  # type: ignore[arg-type]
+        assert str(caught.value) == expected
+
+
+@given(
+    st.sampled_from(["drop_oldest", "drop_newest"]),
+    st.lists(st.one_of(st.integers(1, 12), st.just("take"), st.just("tend")), max_size=60),
+    st.integers(1, 8),
+    st.integers(1, 40),
+)
+def test_g11_what_came_and_what_is_said_to_be_missing_is_all(
+    policy: Overflow, steps: list[int | str], most: int, kib: int
+) -> None:
+    """Whatever comes and is taken when: events and markers together count through what was put in, without a hole."""
+    options = BusOptions(mailbox_events=most, mailbox_size=kib * KIB, lease=3600)
+    mailboxes = Mailboxes(options, monotonic(), lambda *_: None)
+    mailbox = Mailbox(mailboxes, lambda: None, policy)
+    put = expected = 0
+
+    def take_one() -> bool:
+        nonlocal expected
+        event = mailbox.next()
+        if event is None:
+            return False
+        if isinstance(event.data, Dropped):
+            expected += event.data.missed
+        else:
+            assert event.data == expected
+            expected += 1
+        return True
+
+    for step in steps:
+        if isinstance(step, int) and step > 6:
+            mailbox.add(_event(put), 3 * KIB)
+            put += 1
+        elif isinstance(step, int):
+            mailbox.put([_event(put + more) for more in range(step)], step * KIB, None)
+            put += step
+        elif step == "take":
+            take_one()
+        else:
+            mailbox.let_go()
+            assert mailbox.count <= most
+    while take_one():
+        pass
+    assert expected == put
+
+
+def _event(number: int) -> Event:
+    return Event("n", "a", "bob", str(number), msgspec.Raw(msgspec.msgpack.encode(number)))
