@@ -11,10 +11,10 @@ import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from eventbus_core import session
+from eventbus_core.incoming import Ready, Ticket
 from eventbus_core.losses import Gap
 from eventbus_core.options import BusOptions
-from eventbus_core.session import Outgoing, Ready, Ticket
+from eventbus_core.outgoing import FIRST_WINDOW, Outgoing
 from eventbus_core.sessions import Sessions
 from eventbus_core.transport import ALL_NODES, Frame, Node, Partition, lane_partition, node_partition
 from eventbus_core.wire import Header, Note, pack, unpack, unpack_events
@@ -725,7 +725,7 @@ def test_g11_a_grant_to_a_former_incarnation_gives_no_credit_to_the_next() -> No
         ticket.settle(1)
     world.run(1.0)
     sent = again.sessions.outgoing(node_partition("b")).position
-    assert sent <= session.FIRST_WINDOW + 2_000
+    assert sent <= FIRST_WINDOW + 2_000
 
 
 def test_g10_the_gaps_of_a_node_that_is_gone_are_told() -> None:

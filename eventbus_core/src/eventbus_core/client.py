@@ -11,12 +11,12 @@ import anyio
 from eventbus_core.errors import BusClosed, EventBusError, LimitExceeded
 from eventbus_core.event import Event
 from eventbus_core.handlers import Handler, HandlerFunction
+from eventbus_core.holding import Holding
 from eventbus_core.losses import LOSS, loss_of
 from eventbus_core.mailbox import Mailbox
 from eventbus_core.names import check_client, check_pattern
 from eventbus_core.node import Headers, LocalNode
 from eventbus_core.options import Overflow
-from eventbus_core.ownership import Holding
 
 
 class Client:

@@ -19,14 +19,15 @@ from eventbus_core.errors import EventBusError, FrameError
 from eventbus_core.event import Event, copy_event
 from eventbus_core.handlers import HandlerContext
 from eventbus_core.histogram import SHORTEST, Spread
+from eventbus_core.incoming import Ready, Ticket
 from eventbus_core.log import get_logger
 from eventbus_core.losses import Gap, loss_event
 from eventbus_core.mailbox import Mailbox
 from eventbus_core.names import NODE_SIGN, RESERVED, is_identifier
-from eventbus_core.outbox import Queue
+from eventbus_core.outgoing import Outgoing
+from eventbus_core.queue import Queue
 from eventbus_core.refusals import LEFT, STALE, Refusals
 from eventbus_core.routing import MOVED, NO_HANDLER, Moved, Router
-from eventbus_core.session import Outgoing, Ready, Ticket
 from eventbus_core.sessions import Sessions
 from eventbus_core.topics import lanes_of
 from eventbus_core.transport import ALL_NODES, Frame, Node, Owner, Transport, lane_partition, node_partition

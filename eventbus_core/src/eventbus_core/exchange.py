@@ -12,9 +12,10 @@ from msgspec.structs import replace
 from eventbus_core.asking import ALIVE, ANSWER, GONE, QUESTION, SUPERSEDED, AskingDirectory
 from eventbus_core.errors import EventDataError, RequestFailed
 from eventbus_core.event import Event
+from eventbus_core.holding import Holding
 from eventbus_core.losses import Undeliverable
 from eventbus_core.names import RESERVED, is_identifier
-from eventbus_core.ownership import Holding, Ownership
+from eventbus_core.ownership import Ownership
 from eventbus_core.refusals import OWN, Refusals
 from eventbus_core.requests import Requests
 from eventbus_core.routing import MOVED, UNDELIVERABLE, Moved, Router

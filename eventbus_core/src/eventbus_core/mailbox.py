@@ -10,9 +10,9 @@ from typing import Final, TypeAlias
 import anyio
 
 from eventbus_core.event import Event
+from eventbus_core.incoming import Ticket
 from eventbus_core.losses import LOSS, Dropped, loss_event
 from eventbus_core.options import BusOptions, Overflow
-from eventbus_core.session import Ticket
 
 LOCAL_CHUNK: Final = 256
 LATE: Final = 0.25

@@ -28,6 +28,7 @@ from eventbus_core.event import Event, check_headers, encode_data
 from eventbus_core.exchange import STATS, Exchange
 from eventbus_core.explanation import Explanation
 from eventbus_core.handlers import Handler, HandlerContext
+from eventbus_core.holding import Holding
 from eventbus_core.hooks import Hook, HookRunner
 from eventbus_core.link import Link
 from eventbus_core.losses import Dropped, Gap, Undeliverable
@@ -35,7 +36,7 @@ from eventbus_core.mailbox import EXPIRED, MAILBOX_FULL, Mailbox, Mailboxes
 from eventbus_core.names import EVERYONE, check_address, check_topic, node_address, topic_address
 from eventbus_core.options import BusOptions
 from eventbus_core.outbox import Outbox
-from eventbus_core.ownership import Holding, Ownership
+from eventbus_core.ownership import Ownership
 from eventbus_core.presence import CLIENT_CLAIMED, CLIENT_RELEASED, CLIENT_TAKEN_OVER, Presence
 from eventbus_core.refusals import Refusals
 from eventbus_core.requests import Requests

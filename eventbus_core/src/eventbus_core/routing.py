@@ -25,8 +25,9 @@ from eventbus_core.losses import Undeliverable
 from eventbus_core.mailbox import Mailbox
 from eventbus_core.names import EVERYONE, NODE_SIGN, RESERVED, check_address, check_client, node_address
 from eventbus_core.options import BusOptions
-from eventbus_core.outbox import Outbox, Queue
+from eventbus_core.outbox import Outbox
 from eventbus_core.ownership import Ownership
+from eventbus_core.queue import Queue
 from eventbus_core.subscriptions import Subscriptions
 from eventbus_core.topics import PatternIndex, lane_of
 from eventbus_core.transport import ALL_NODES, Directory, Owner, lane_partition, node_partition

@@ -7,21 +7,11 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
+from eventbus_core.incoming import Incoming, Ready
 from eventbus_core.losses import Gap
 from eventbus_core.options import BusOptions
-from eventbus_core.session import (
-    ASK,
-    ASK_AGAIN,
-    GONE,
-    GRANT,
-    LEFT,
-    MISSING,
-    WHERE,
-    Incoming,
-    Kept,
-    Outgoing,
-    Ready,
-)
+from eventbus_core.outgoing import Kept, Outgoing
+from eventbus_core.session import ASK, ASK_AGAIN, GONE, GRANT, LEFT, MISSING, WHERE
 from eventbus_core.transport import ALL_NODES, Frame, Node, Partition, lane_partition, node_partition
 from eventbus_core.wire import Header, Note
 
