@@ -11,10 +11,11 @@ import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
+from eventbus_core import outgoing, session
 from eventbus_core.incoming import Ready, Ticket
 from eventbus_core.losses import Gap
 from eventbus_core.options import BusOptions
-from eventbus_core.outgoing import FIRST_WINDOW, Outgoing
+from eventbus_core.outgoing import Outgoing
 from eventbus_core.sessions import Sessions
 from eventbus_core.transport import ALL_NODES, Frame, Node, Partition, lane_partition, node_partition
 from eventbus_core.wire import Header, Note, pack, unpack, unpack_events
@@ -417,7 +418,7 @@ def test_g11_a_sender_has_no_more_under_way_than_was_granted_and_is_never_wedged
 ) -> None:
     """Unhandled bytes stay within the window and one event, and a lost grant holds nobody up for good."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(session, "FIRST_WINDOW", 1024)
+        patch.setattr(outgoing, "FIRST_WINDOW", 1024)
         largest = 3100
         world = Watched("b", max(1024, budget) + 2 * EMPTY_BODY + largest, frame_size=2048)
         a, b = world.add("a"), world.add("b", lag=lag, receive_budget=budget)
@@ -725,7 +726,7 @@ def test_g11_a_grant_to_a_former_incarnation_gives_no_credit_to_the_next() -> No
         ticket.settle(1)
     world.run(1.0)
     sent = again.sessions.outgoing(node_partition("b")).position
-    assert sent <= FIRST_WINDOW + 2_000
+    assert sent <= outgoing.FIRST_WINDOW + 2_000
 
 
 def test_g10_the_gaps_of_a_node_that_is_gone_are_told() -> None:
