@@ -34,9 +34,9 @@ async def test_g11_a_dead_node_is_forgotten() -> None:
         b.transport.sever()
         await until(lambda: _known(a.bus) == {"n2"}, "the dead node is forgotten")
         assert a.bus._node.outbox.known("n1") is None
-        delivery = a.bus._node.delivery
-        twice = delivery._roll_call_at + 0.5
-        await until(lambda: delivery._roll_call_at > twice, "the roll is called twice more")
+        errands = a.bus._node.errands
+        twice = errands._roll_call_at + 0.5
+        await until(lambda: errands._roll_call_at > twice, "the roll is called twice more")
         assert _known(a.bus) == {"n2"}
 
 

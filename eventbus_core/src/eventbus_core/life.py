@@ -10,7 +10,7 @@ from typing import Any, Final, TypeAlias
 import anyio
 from anyio.abc import TaskGroup
 
-from eventbus_core.delivery import NODE_UNREACHABLE
+from eventbus_core.errands import NODE_UNREACHABLE
 from eventbus_core.errors import BusClosed, ClientTakenOver, EventBusError, TransportUnavailable
 from eventbus_core.log import get_logger
 from eventbus_core.names import RESERVED
@@ -188,13 +188,13 @@ class Life:
             self.node.ownership.drop(holding)
             self.node.end(holding, BusClosed("the bus is closed"))
         await self._leave()
-        await self.node.delivery.settled()
+        await self.node.errands.settled()
         self.node.sessions.close()
         for handler in list(self.node.handlers):
             for event, sender in self.node.take_off(handler):
                 if event.target == self.node.router.address:
                     self.node.router.report(event, event.accepted_by(sender or self.node.id), NODE_UNREACHABLE)
-        await self.node.delivery.settled()
+        await self.node.errands.settled()
         await self.node.outbox.settled()
         await self.node.hooks.settled()
         await self.node.outbox.flush()
@@ -220,7 +220,7 @@ class Life:
     def _services(self) -> list[Service]:
         return [
             self.node.delivery.run,
-            self.node.delivery.run_errands,
+            self.node.errands.run,
             self.node.outbox.run,
             self.node.hooks.run,
             self.node.subscriptions.lanes.run,
@@ -240,6 +240,7 @@ class Life:
             self.node.mailboxes.tend(now)
             self.node.sessions.ease = self.node.mailboxes.ease
             self.node.delivery.tend(now)
+            self.node.errands.tend()
             self.node.outbox.tend(now)
             for holding in [holding for holding, until in self.node.lingering.items() if until < now]:
                 self.node.ownership.release_soon(holding)

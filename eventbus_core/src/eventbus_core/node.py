@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from eventbus_core._version import __version__
 from eventbus_core.asking import AskingDirectory
 from eventbus_core.delivery import Delivery
+from eventbus_core.errands import Errands
 from eventbus_core.errors import (
     BusClosed,
     ConfigurationError,
@@ -119,7 +120,7 @@ class LocalNode:
             transport,
             self.link,
             self._has_joined,
-            lambda queue: self.delivery.suspect(queue),
+            lambda queue: self.errands.suspect(queue),
         )
         self.router = Router(
             options,
@@ -135,8 +136,10 @@ class LocalNode:
             self.router, self.ownership, self.requests, self.on_undeliverable.emit, self.stats, asking, self.refusals
         )
         namesake = asking.namesake if asking else lambda _incarnation: None
+        self.errands = Errands(self.router, self.sessions, self.refusals)
         self.delivery = Delivery(
             self.router,
+            self.errands,
             self.handler_context,
             self.sessions,
             transport,
@@ -341,9 +344,9 @@ class LocalNode:
         if heir is not None and heir is not holding:
             heir.mailbox.put([replace(event, origin=origin)], len(memoryview(event.raw)), None)
         elif owner is not None and owner.epoch > holding.epoch:
-            self.delivery.pass_on(event, origin, owner)
+            self.errands.pass_on(event, origin, owner)
         else:
-            self.delivery.stray(event, origin)
+            self.errands.stray(event, origin)
 
     def add_handler(self, handler: Handler) -> None:
         """Let *handler* have the events that match its name."""
@@ -403,7 +406,7 @@ class LocalNode:
             sent_frames=outbox.frames,
             received_events=delivery.events,
             received_frames=delivery.frames,
-            forwarded=delivery.forwarded,
+            forwarded=self.errands.forwarded,
             undeliverable=self.router.undeliverable.total(),
             duplicates=sessions.duplicates,
             repaired=sessions.repaired,
@@ -419,7 +422,7 @@ class LocalNode:
             disconnects=self.link.losses,
             undeliverable_by_reason=dict(self.router.undeliverable),
             version=__version__,
-            delivered=self.router.local + delivery.deliveries,
+            delivered=self.router.local + delivery.deliveries + self.errands.deliveries,
             mailbox_events=self.mailboxes.waiting(),
             outage_seconds=self.link.seconds_down(),
             interruptions=delivery.interruptions,
