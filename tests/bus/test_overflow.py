@@ -230,6 +230,26 @@ async def test_a_policy_that_is_none_is_refused(uri: str) -> None:
         assert str(caught.value) == expected
 
 
+def test_g11_a_node_that_is_slow_as_a_whole_lets_its_senders_be_less_ahead() -> None:
+    """Where events are late and no mailbox gets empty: half as much each time, more again once one has caught up."""
+    start = monotonic()
+    mailboxes = Mailboxes(BusOptions(laggard_timeout=4.0, lease=3600), start, lambda *_: None)
+    slow = Mailbox(mailboxes, lambda: None)
+    for number in range(10):
+        slow.add(_event(number), KIB)
+    mailboxes.tend(start + 0.5)
+    lead = mailboxes.lead
+    assert mailboxes.ease == 1.0
+    for tick in range(1, 4):
+        mailboxes.tend(start + 2.0 + tick / 20)
+        assert (mailboxes.ease, mailboxes.lead) == (2**-tick, int(lead * 2**-tick))
+    while slow.next() is not None:
+        pass
+    for tick in range(4, 40):
+        mailboxes.tend(start + 2.0 + tick / 20)
+    assert (mailboxes.ease, mailboxes.lead, mailboxes.dropped) == (1.0, lead, 0)
+
+
 @given(
     st.sampled_from(["drop_oldest", "drop_newest"]),
     st.lists(st.one_of(st.integers(1, 12), st.just("take"), st.just("tend")), max_size=60),
