@@ -232,6 +232,15 @@ async def test_g5_nobody_is_taken_for_dead_while_a_lost_lease_is_being_mended(
         assert doubtful == [True]
 
 
+async def test_g5_nobody_is_said_to_be_unknown_by_a_directory_that_has_lost_its_memory(uri: str) -> None:
+    """Who sends before any node has noticed waits until those who live have entered again."""
+    async with buses(uri, 2, lease=3.0) as (a, b), b.client("bob") as bob:
+        for bus in (a, b):
+            await bus._node.directory.leave()
+        await a.send("bob", "n", 1)
+        assert [event.data for event in await take(bob, 1)] == [1]
+
+
 class Gated(MemoryTransport):
     """Publishes nothing while its gate is shut."""
 

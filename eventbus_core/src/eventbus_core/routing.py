@@ -255,7 +255,7 @@ class Router:
         """Learn the way to *target* by the directory's word."""
         owner = await (self._find_node(target[1:]) if target[:1] == NODE_SIGN else self.locate(target))
         if owner is None:
-            if self.doubtful():
+            if self.doubtful() or not await self._is_known():
                 await anyio.sleep(PAUSE)
                 return
             raise ClientNotFound(target)
@@ -265,6 +265,13 @@ class Router:
         await self.ownership.settled()
         if target not in self.clients:
             raise ClientNotFound(target)
+
+    async def _is_known(self) -> bool:
+        """Return whether the directory knows this node; if not, it has lost its memory, and we are to enter again."""
+        known = any(node.id == self.node for node in await self.directory.nodes())
+        if not known:
+            self.ownership.hurry()
+        return known
 
     async def _find_node(self, node: str) -> Owner | None:
         self.ownership.check_entered()
