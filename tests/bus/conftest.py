@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +13,7 @@ import pytest
 from eventbus_core import EventBusError, TransportURI, load_backend, register
 from eventbus_memory import MemoryTransport
 from tests.bus.support import DEADLINE
+from tests.quiet import quiet
 
 
 def _missing(scheme: str) -> str:
@@ -61,11 +61,8 @@ def uri(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(autouse=True, scope="module")
 def _quiet() -> Iterator[None]:
     """Handlers that raise are part of the tests: their tracebacks would only bury those of failures."""
-    logger = logging.getLogger("eventbus")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
-    yield
-    logger.setLevel(before)
+    with quiet():
+        yield
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -132,7 +132,7 @@ def test_a_node_that_crashes_shows_its_error(backends: Path) -> None:
     ended = run("demo", "crashing://", path=backends)
     assert ended.returncode == 1
     assert "RuntimeError: the ceiling fell down" in ended.stderr
-    assert ended.stderr.splitlines()[-1].startswith("error: the process of node-")
+    assert "error: the process of node-" in ended.stderr  # maybe amid what another node has to say
     assert ended.stdout == ""
 
 

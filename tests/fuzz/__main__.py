@@ -10,6 +10,7 @@ from time import monotonic
 import anyio
 
 from tests.fuzz.targets import Watch, fuzz_codec, fuzz_node
+from tests.quiet import quiet
 
 
 def main() -> int:
@@ -30,4 +31,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with quiet():
+        sys.exit(main())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import tracemalloc
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -130,7 +129,6 @@ def fuzz_codec(frames: int, seed: int) -> Watch:
 
 async def fuzz_node(uri: str, frames: int, seed: int) -> Watch:
     """Feed a node that lives on *uri*, with a client, handlers and subscriptions; it has to live on."""
-    logging.getLogger("eventbus").setLevel(logging.CRITICAL)
     watch, halfway = Watch(), 0
     mutated = enumerate(Mutator(seed).frames(frames))
     tracemalloc.start()

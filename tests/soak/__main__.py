@@ -9,6 +9,7 @@ from functools import partial
 
 import anyio
 
+from tests.quiet import quiet
 from tests.soak.life import Life
 from tests.soak.run import soak
 
@@ -27,4 +28,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with quiet():
+        sys.exit(main())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import tracemalloc
 from collections.abc import Callable
 
@@ -17,7 +16,6 @@ FEWEST = 20
 
 async def soak(life: Life, minutes: float, tell: Callable[[str], None]) -> Growth:
     """Let *life* go on for so many *minutes*; return how much what is held has grown, and *tell* how it went."""
-    logging.getLogger("eventbus").setLevel(logging.CRITICAL)  # faults are what it is about
     tracemalloc.start()
     try:
         samples: list[Sample] = []

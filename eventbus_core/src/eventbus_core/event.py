@@ -87,7 +87,7 @@ class Event(msgspec.Struct, frozen=True, array_like=True, gc=False):
         """Do what :meth:`decode` does with a decoder made before; if nobody has read ``data``, let it be the result."""
         try:
             value = decoder.decode(self.raw)
-        except _FAULTS as error:
+        except (*_FAULTS, TypeError) as error:  # such as of a set whose members cannot be hashed
             raise _unreadable(self.type, error) from error
         if self._data is None:
             force_setattr(self, "_data", (value,))

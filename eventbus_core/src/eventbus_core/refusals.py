@@ -45,5 +45,5 @@ class Refusals:
             self._log_at[kind] = now + LOG_EVERY
             level = logging.INFO if kind in _ORDINARY else logging.WARNING
             extra = {"node": self._node, "kind": kind, "error": str(detail)}
-            message = "dropped what came, and of its kind (%s) says no more for %g s: %s"
-            logger.log(level, message, kind, LOG_EVERY, detail, extra=extra)
+            message = f"dropped what came, and of its kind ({kind}) says no more for %g s: %s"  # each kind counts alone
+            logger.log(level, message, LOG_EVERY, detail, extra=extra)
