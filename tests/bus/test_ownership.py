@@ -12,7 +12,7 @@ import eventbus
 from eventbus import BusClosed, ClientNotFound, ClientTakenOver
 from eventbus_core import Claim, Frame, Owner, TransportURI, node_partition, register
 from eventbus_memory import MemoryTransport
-from tests.bus.support import DEADLINE, Hooked, Inbox, buses, fence, read, take, tasks, until
+from tests.bus.support import DEADLINE, Hooked, Host, Inbox, buses, fence, read, take, tasks, until
 
 ASKING = True
 
@@ -92,6 +92,56 @@ async def test_g5_an_expired_event_is_reported_and_not_handled(uri: str, near: b
         assert [event.type for event in await take(bob, 1)] == ["long"]
         await until(lambda: len(lost) == 1)
         assert (lost[0].type, lost[0].reason) == ("short", "expired")
+
+
+async def test_g8_a_claim_while_the_bus_closes_is_refused_and_leaves_nothing(uri: str) -> None:
+    """Who claims while a closing bus waits for a handler is told so; the client is whose it was, or nobody's."""
+    async with buses(uri, 1) as (other,), tasks() as group, other.client("bob", handler=Inbox()) as bob:
+        host = Host(uri, namespace=other.namespace, node="closing")
+        bus = await host.open(group)
+        entered, leave = anyio.Event(), anyio.Event()
+
+        @bus.on("n")
+        async def work(event: eventbus.Event) -> None:
+            entered.set()
+            await leave.wait()
+
+        await other.send("@closing", "n")
+        await entered.wait()
+        group.start_soon(host.close)
+
+        async def refused() -> bool:
+            try:
+                await bus.client("alice").__aenter__()
+            except BusClosed:
+                return True
+            return False
+
+        await until(refused, "a closing bus refuses claims")
+        with pytest.raises(BusClosed):
+            await bus.client("bob").__aenter__()
+        leave.set()
+        await host.close()
+        owner = await other.locate("bob")
+        assert owner is not None
+        assert (owner.node, owner.epoch) == ("n0", bob.epoch)
+        assert await other.locate("alice") is None
+        await other.send("bob", "n")
+
+
+async def test_g8_a_client_that_is_released_twice_is_released_once(uri: str) -> None:
+    """A second release, beside the first or later, does nothing, to the next claim of the same node least of all."""
+    async with buses(uri, 2) as (a, b):
+        for _ in range(5):
+            old = await b.client("bob").__aenter__()
+            async with anyio.create_task_group() as group:
+                group.start_soon(old.aclose)
+                group.start_soon(old.aclose)
+            assert await a.locate("bob") is None
+            async with b.client("bob") as new:
+                await old.aclose()
+                await a.send("bob", "n", 1)
+                assert [event.data for event in await take(new, 1)] == [1]
 
 
 async def test_explain_says_where_a_client_is_and_what_is_believed(uri: str) -> None:

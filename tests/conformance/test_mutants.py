@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import re
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from time import monotonic
 from typing import ClassVar
 
 import anyio
+import attrs
 import pytest
 from anyio.lowlevel import checkpoint
 
+import eventbus
 from eventbus_core import Claim, Frame, Interrupted, Node, Owner, Partition, TransportURI, register
 from eventbus_core.testing import BackendSuite, waiting
+from eventbus_core.testing.streams import Streams
 from eventbus_memory import MemoryTransport
 from eventbus_memory.directory import MemoryDirectory
 
@@ -217,6 +221,74 @@ def test_a_broken_backend_fails_by_the_name_of_the_guarantee(
     register("mutant", transport)
     with pytest.raises(AssertionError, match=rf"(?s)^.*broken: {guarantee} \("):
         run(test, "mutant://conformance")
+
+
+@pytest.mark.parametrize(
+    ("broken", "capability", "test"),
+    [
+        (SwapsOrder, "ordered", "test_g4_frames_arrive_in_order"),
+        (CountsWrongly, "counts_receivers", "test_g5_zero_receivers_is_a_fact"),
+        (MemoryTransport, "durable", "test_g10_a_durable_frame_outlives_the_broker"),
+    ],
+)
+def test_a_backend_is_not_held_to_what_it_does_not_declare(
+    broken: type[MemoryTransport], capability: str, test: str
+) -> None:
+    class Modest(broken):  # type: ignore[misc,valid-type]
+        capabilities = attrs.evolve(MemoryTransport.capabilities, **{capability: False})
+
+    register("mutant", Modest)
+    with pytest.raises(pytest.skip.Exception, match=f"does not declare '{capability}'"):
+        run(test, "mutant://conformance")
+
+
+def test_a_backend_is_held_to_frames_of_the_size_that_it_declares() -> None:
+    class Modest(LosesLargeFrames):
+        capabilities = attrs.evolve(MemoryTransport.capabilities, max_frame_size=2**20 - 1)
+
+    register("mutant", Modest)
+    run("test_g6_the_largest_frame_arrives", "mutant://conformance")
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_a_backend_that_declares_to_be_durable_is_held_to_it(keeps: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[Durable] = []
+
+    class Durable(MemoryTransport):
+        capabilities = attrs.evolve(MemoryTransport.capabilities, durable=True)
+
+        async def open(self) -> None:
+            await super().open()
+            opened.append(self)
+
+    def restart() -> None:
+        if not keeps:
+            for transport in opened:
+                transport._frames.clear()
+
+    monkeypatch.setattr(waiting, "DEADLINE", 0.5)
+    register("mutant", Durable)
+    test = BackendSuite().test_g10_a_durable_frame_outlives_the_broker
+    check = partial(test, uri="mutant://conformance", restart=restart)
+    if keeps:
+        anyio.run(check)
+    else:
+        with pytest.raises(AssertionError, match=r"(?s)^.*broken: G10 \("):
+            anyio.run(check)
+
+
+def test_a_failure_under_faults_prints_what_replays_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def settled(streams: Streams) -> None:
+        raise AssertionError("an event was lost")
+
+    monkeypatch.setattr(Streams, "settled", settled)
+    with pytest.raises(AssertionError, match="an event was lost") as failure:
+        run("test_g10_losses_are_repaired_or_told", "memory://conformance?lanes=8")
+    (printed,) = re.findall(r"n0, n1, \.\.\. at (\S+)", "\n".join(failure.value.__notes__))
+    assert printed.startswith("chaos+memory://conformance?lanes=8&")
+    faults = TransportURI.parse(printed).options
+    assert faults.keys() == {"lanes", "drop", "double", "reorder", "cut", "seed"}
+    eventbus.connect(printed, node="n0")
 
 
 def run(test: str, uri: str) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 import eventbus
 from tests.bus.support import Inbox, until
+from tests.processes.clocks import SHIFTS
 from tests.processes.support import NodeProcess, Refused, gone, place
 
 pytestmark = [
@@ -291,3 +292,27 @@ async def test_a_process_told_to_end_leaves_at_once(redis_uri: str) -> None:
         await until(lambda: set(c.reported("amy")) == set(range(1, 6)), "what it had not read is reported")
         assert await c.send("bob", range(6, 11)) == {}
         await until(lambda: b.handled("bob") == list(range(6, 11)))
+
+
+async def test_g9_hosts_whose_clocks_differ_agree_on_who_lives(redis_uri: str) -> None:
+    """Leases go by the server's clock: a node a day ahead, and one behind, live, own, lose and die as others do."""
+    async with place(redis_uri, SHORT) as here:
+        (here_now,) = await here.start("now")
+        ahead, behind = wrong = [NodeProcess(here.uri, name, program="tests.processes.clocks") for name in SHIFTS]
+        here.processes += wrong
+        for node in wrong:
+            await node.opened()
+        for node in (here_now, *wrong):
+            left = await node.ask("nodes")
+            assert left.keys() == {"now", *SHIFTS}
+            assert all(0 < seconds <= SHORT for seconds in left.values()), left
+        await warm(here_now, ahead, "alice", "bob")
+        before = monotonic()
+        await until(lambda: monotonic() > before + 2 * SHORT)
+        assert await here_now.ask("locate", client="alice") == "ahead"
+        await behind.claim("alice")
+        assert await here_now.send("alice", range(1, 2)) == {}
+        await until(lambda: behind.handled("alice") == [1] and bool(ahead.all("ended", client="alice")))
+        killed = ahead.kill()
+        assert await gone("ahead", behind) - killed < 2 * SHORT
+        await behind.claim("bob", takeover=False)

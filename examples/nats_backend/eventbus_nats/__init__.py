@@ -1,4 +1,4 @@
-"""An eventbus backend for core NATS: ``nats://host:4222``."""
+"""An eventbus backend for core NATS: ``nats://host:4222``, and ``?directory=kv`` to find clients in JetStream."""
 
 from eventbus_nats.transport import NatsTransport
 

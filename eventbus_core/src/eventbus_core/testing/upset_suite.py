@@ -107,6 +107,20 @@ class UpsetSuite(UnderTest):
             await until(lambda: published(one, LANE, b"after"), "the broker takes frames again")
             await two.got(LANE, b"after")
 
+    @scenario(needs="durable")
+    async def test_g10_a_durable_frame_outlives_the_broker(
+        self, uri: str, restart: Callable[[], object] | None
+    ) -> None:
+        """What was published arrives also if the broker restarts before anybody read it."""
+        if restart is None:
+            pytest.skip("there is no 'restart' fixture")
+        async with parties(uri, receiving=False) as (one, two), tasks() as group:
+            await two.join(LANE)
+            await one.publish(LANE, *numbered(20))
+            await to_thread.run_sync(restart)
+            group.start_soon(two.run)
+            await two.got(LANE, *numbered(20))
+
 
 async def published(sender: Party, partition: Partition, data: bytes) -> bool:
     """Return whether the transport takes *data*."""
