@@ -10,7 +10,7 @@ import pytest
 
 import eventbus
 from eventbus import BusClosed, ClientNotFound, ClientTakenOver
-from eventbus_core import Claim, Frame, Owner, TransportURI, node_partition, register
+from eventbus_core import Claim, Frame, Node, Owner, TransportURI, node_partition, register
 from eventbus_memory import MemoryTransport
 from tests.bus.support import DEADLINE, Hooked, Host, Inbox, buses, fence, read, take, tasks, until
 
@@ -327,3 +327,41 @@ async def test_g4_what_comes_back_from_a_deaf_owner_goes_to_the_new_one_before_w
             await new.got(6)
             assert new.data == list(range(1, 7))
         assert old.data == [0]
+
+
+async def test_g5_what_is_on_its_way_to_a_dead_node_that_does_not_listen_goes_after_its_client(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The sender gives the node up while the write to it is under way: that nobody had the events shows afterwards."""
+    register("gated", Gated)
+    async with buses("gated://tests", 3, close_timeout=0.2) as (a, b, c), a.client("bob", handler=(old := Inbox())):
+        c.on_undeliverable(lost := Hooked())
+        await c.send("bob", "n.0")
+        await old.got(1)
+        await a._node.transport.leave([node_partition(a.node)])
+        await a._node.directory.leave()
+        transport, delivery, directory = c._node.transport, c._node.delivery, c._node.directory
+        assert isinstance(transport, Gated)
+        transport.gate = anyio.Event()
+        sent = [f"n.{number}" for number in range(1, 6)]
+        for type in sent:
+            await c.send("bob", type)
+        await until(lambda: transport.waiting)
+        nodes, looked = directory.nodes, Hooked()
+
+        async def watched() -> Sequence[Node]:
+            looked(found := await nodes())
+            return found
+
+        monkeypatch.setattr(directory, "nodes", watched)
+        queue = c._node.outbox.known(a.node)
+        assert queue is not None
+        async with b.client("bob", handler=(new := Inbox())):
+            delivery.suspect(queue)
+            await until(lambda: len(looked) == 1)
+            delivery.suspect(queue)
+            await until(lambda: len(looked) == 2)  # so all that came of the first look is done
+            transport.gate.set()
+            await until(lambda: {*new.types, *(fate.type for fate in lost)} >= set(sent))
+            assert new.types == sent
+        assert old.types == ["n.0"]

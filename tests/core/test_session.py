@@ -886,3 +886,14 @@ def test_g11_what_is_waiting_to_be_told_or_sent_again_is_bounded() -> None:
     for _ in range(10_000):
         sessions.interrupted()
     outgoing.pack((), 0, sessions.notes["b"], 0.0)
+
+
+def test_g5_a_node_that_takes_nothing_more_in_still_gets_credit_for_what_it_has_to_report() -> None:
+    leaver, other = (Sessions(BusOptions(), name, number, ordered=True) for number, name in enumerate("ab", 1))
+    to_other = leaver.outgoing(node_partition("b"), "b")
+    leaver.close()
+    room = to_other.room()
+    grant = Note(session.GRANT, to_other.session, leaver.incarnation, 2 * room, 0)
+    frame = other.outgoing(node_partition("a"), "a").pack((), 0, [grant], 0.0)
+    assert list(leaver.receive(*unpack(frame.data, LIMIT), 0.0)) == []
+    assert to_other.room() > room

@@ -22,6 +22,9 @@ from tests.bus.support import DEADLINE, fresh_namespace, until
 Record: TypeAlias = dict[str, Any]
 Start: TypeAlias = "Callable[[str], Coroutine[Any, Any, NodeProcess]]"
 
+LAST_WORDS = 60
+"""How many records of each process are shown with a failure."""
+
 
 class Refused(Exception):
     """Raised when a node answers a command with an error; ``name`` is that of its class."""
@@ -202,10 +205,14 @@ class Place:
 
 @asynccontextmanager
 async def place(server: str, lease: float) -> AsyncIterator[Place]:
-    """Have a place at *server* where nodes have so long a *lease*; no process survives it."""
+    """Have a place at *server* where nodes have so long a *lease*; no process survives it. If it fails, all tell."""
     found = Place(f"{server}?namespace={fresh_namespace()}&lease={lease}")
     try:
         yield found
+    except BaseException:
+        for process in found.processes:
+            print(process, *process.said[-LAST_WORDS:], sep="\n  ")
+        raise
     finally:
         with anyio.CancelScope(shield=True):
             for process in found.processes:

@@ -210,9 +210,12 @@ class Errands:
 
     def _give_up(self, node: str) -> None:
         """Forget *node*, which is dead, and report what it had not confirmed."""
+        queue = self._outbox.known(node)
+        if queue is not None and queue.later is not None:
+            queue.later.append(lambda: self._give_up(node))  # what is under way comes back if nobody listened
+            return
         self._router.forget_node(node)
         self._sessions.forget(node)
-        queue = self._outbox.known(node)
         if queue is None:
             return
         sent, waiting = self._outbox.abandon(queue.session, queue.session.handled)

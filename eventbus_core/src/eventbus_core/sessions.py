@@ -122,16 +122,10 @@ class Sessions:
             self._greet(header.node, header.incarnation)
         if self._ended:
             yield from self._rest(now)
-        if self._closed and header.partition == self._own:
-            if header.count:
-                self.tell(header.node, Note(LEFT, header.session, header.incarnation, header.first))
-            return
-        incoming = self._incoming.get((header.node, header.session)) or self._begin(header)
-        self._active.add(incoming)
-        if self._questions and (header.node, header.partition) in self._questions:
-            del self._questions[header.node, header.partition]
-            self.on_answer()
-        yield from incoming.on_frame(header, body, now)
+        if not (self._closed and header.partition == self._own):
+            yield from self._take(header, body, now)
+        elif header.count:
+            self.tell(header.node, Note(LEFT, header.session, header.incarnation, header.first))
         for note in header.notes[:MAX_NOTES]:  # no sender of ours has more
             yield from self._on_note(header.node, note, now)
 
@@ -246,6 +240,14 @@ class Sessions:
         if len(notes) < MAX_NOTES:
             notes.append(note)
         self.on_note()
+
+    def _take(self, header: Header, body: memoryview, now: float) -> Iterator[Ready | Gap]:
+        incoming = self._incoming.get((header.node, header.session)) or self._begin(header)
+        self._active.add(incoming)
+        if self._questions and (header.node, header.partition) in self._questions:
+            del self._questions[header.node, header.partition]
+            self.on_answer()
+        yield from incoming.on_frame(header, body, now)
 
     def _greet(self, node: str, incarnation: int) -> None:
         """Take note of a new incarnation of *node*: its sessions are others."""
