@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from eventbus import EventTooLarge, LimitExceeded, RequestTimeout, TransportUnavailable
-from eventbus_core import Owner, delivery
+from eventbus_core import Owner, errands
 from tests.bus.support import DEADLINE, Hooked, Inbox, buses, take, until
 
 ASKING = True
@@ -108,7 +108,7 @@ async def test_g11_what_closed_handles_leave_while_the_directory_is_away(
     uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So much is kept to be sent after its client; the rest is reported at once."""
-    monkeypatch.setattr(delivery, "MAX_STRAYS", 5)
+    monkeypatch.setattr(errands, "MAX_STRAYS", 5)
     async with buses(uri, 1) as (bus,):
         lost = Hooked()
         bus.on_undeliverable(lost)

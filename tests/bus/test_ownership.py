@@ -357,9 +357,9 @@ async def test_g5_what_is_on_its_way_to_a_dead_node_that_does_not_listen_goes_af
         queue = c._node.outbox.known(a.node)
         assert queue is not None
         async with b.client("bob", handler=(new := Inbox())):
-            delivery.suspect(queue)
+            errands.suspect(queue)
             await until(lambda: len(looked) == 1)
-            delivery.suspect(queue)
+            errands.suspect(queue)
             await until(lambda: len(looked) == 2)  # so all that came of the first look is done
             transport.gate.set()
             await until(lambda: {*new.types, *(fate.type for fate in lost)} >= set(sent))
