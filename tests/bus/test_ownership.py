@@ -340,7 +340,7 @@ async def test_g5_what_is_on_its_way_to_a_dead_node_that_does_not_listen_goes_af
         await old.got(1)
         await a._node.transport.leave([node_partition(a.node)])
         await a._node.directory.leave()
-        transport, delivery, directory = c._node.transport, c._node.delivery, c._node.directory
+        transport, errands, directory = c._node.transport, c._node.errands, c._node.directory
         assert isinstance(transport, Gated)
         transport.gate = anyio.Event()
         sent = [f"n.{number}" for number in range(1, 6)]
