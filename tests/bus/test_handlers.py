@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import pytest
 
 import eventbus
 from eventbus import BusClosed, ClientNotFound, Event, EventDataError, RequestTimeout
+from eventbus_core.handlers import Handler
 from tests.bus.support import DEADLINE, Hooked, Inbox, buses, fence, take, tasks, until
 
 
@@ -474,3 +476,16 @@ async def test_handlers_of_a_closed_bus_can_be_taken_off(uri: str) -> None:
     bus.off(idle)
     with pytest.raises(BusClosed):
         await bus.wait_for("n", timeout=DEADLINE)
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_plain_handler_that_ends_as_if_cancelled_has_failed_even_while_the_bus_is_not_open() -> None:
+    """Nothing was awaited, so nobody else cancelled it; the reader, which called it, goes on."""
+
+    def fail(event: Event) -> None:
+        raise asyncio.CancelledError
+
+    bus = eventbus.connect()
+    handler = Handler(bus._node.handler_context, "n", fail)
+    assert handler._call(Event("n", "@a", "@b", "1", msgspec.Raw(b"\xc0"))) is None
+    assert bus.stats().handler_failures == 1

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import eventbus
-from eventbus import ClientNotFound, Dropped, Event, LimitExceeded, OptionError
+from eventbus import ClientNotFound, Dropped, Event, Gap, LimitExceeded, OptionError
+from eventbus_core import node_partition
 from eventbus_core.mailbox import Mailbox, Mailboxes
 from eventbus_core.options import BusOptions, Overflow
 from tests.bus.support import DEADLINE, Hooked, Inbox, buses, fence, read, take, tasks, until
@@ -228,6 +229,23 @@ async def test_a_policy_that_is_none_is_refused(uri: str) -> None:
         with pytest.raises(OptionError) as caught:
             bus.client("bob", overflow="block")  # type: ignore[arg-type]
         assert str(caught.value) == expected
+
+
+async def test_g10_a_gap_that_is_one_too_many_for_a_full_client_ends_it_and_nobody_else(uri: str) -> None:
+    """The gap is told to every client, and one whose policy is to close may end by it."""
+    async with (
+        buses(uri, 1, mailbox_events=5, laggard_timeout=0.1) as (bus,),
+        bus.client("full", overflow="close") as full,
+        bus.client("other") as other,
+    ):
+        for number in range(5):
+            await bus.send("full", "n", number)
+        await until(lambda: full._holding.mailbox._lagging)
+        gap = Gap("gone", node_partition(bus.node), 3)
+        bus._node.delivery._tell(gap)
+        with pytest.raises(LimitExceeded):
+            await take(full, 6)
+        assert [event.data for event in await take(other, 1)] == [gap]
 
 
 def test_g11_a_node_that_is_slow_as_a_whole_lets_its_senders_be_less_ahead() -> None:

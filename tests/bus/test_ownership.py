@@ -291,6 +291,49 @@ async def test_g5_nobody_is_said_to_be_unknown_by_a_directory_that_has_lost_its_
         assert [event.data for event in await take(bob, 1)] == [1]
 
 
+async def test_g8_a_claim_whose_answer_was_lost_is_known_after_the_next_look(uri: str) -> None:
+    """The directory knows a later claim of ours than we do: its epoch counts, and the release is of that one."""
+    async with buses(uri, 2, lease=DEADLINE) as (a, b):
+        async with a.client("bob") as bob:
+            (granted,) = await a._node.directory.claim(["bob"], True)
+            a._node.ownership.hurry()
+            await until(lambda: bob.epoch == granted.epoch)
+            await b.send("bob", "n", 1)
+            assert [event.data for event in await take(bob, 1)] == [1]
+        assert await b.locate("bob") is None
+
+
+async def test_g9_a_doubt_that_comes_while_claims_are_looked_at_is_looked_at_too(
+    uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer is older than the doubt, so there is another round at once."""
+    async with buses(uri, 1, lease=DEADLINE) as (bus,), bus.client("bob"):
+        node = bus._node
+        claim, rounds = node.directory.claim, Hooked()
+
+        async def doubted(clients: Sequence[str], takeover: bool) -> Sequence[Claim | Owner]:
+            rounds(clients)
+            if len(rounds) == 1:
+                node._doubt()
+            return await claim(clients, takeover)
+
+        monkeypatch.setattr(node.directory, "claim", doubted)
+        node._doubt()
+        await until(lambda: len(rounds) == 2)
+
+
+async def test_g11_who_waits_for_room_looks_again_when_what_is_before_goes_another_way(uri: str) -> None:
+    async with buses(uri, 1) as (bus,), tasks() as group:
+        outbox = bus._node.outbox
+        queue = outbox.queue(node_partition("hung"), "hung")
+        group.start_soon(outbox.room, queue)
+        await until(lambda: outbox.waits == 1)
+        room = queue.room
+        assert room is not None
+        outbox.take_out(queue, "bob")
+        assert room.is_set()
+
+
 class Gated(MemoryTransport):
     """Publishes nothing while its gate is shut."""
 
@@ -308,8 +351,8 @@ class Gated(MemoryTransport):
 
 async def test_g4_what_comes_back_from_a_deaf_owner_goes_to_the_new_one_before_what_is_sent_later() -> None:
     """The word of the new owner comes while the write to the former one is under way."""
-    register("gated", Gated)
-    async with buses("gated://tests", 3, close_timeout=0.2) as (a, b, c), a.client("bob", handler=(old := Inbox())):
+    register("gated-writes", Gated)
+    async with buses("gated-writes://tests", 3, close_timeout=0.2) as (a, b, c), a.client("bob", handler=(old := Inbox())):
         await c.send("bob", "n", 0)
         await old.got(1)
         await a._node.transport.leave([node_partition(a.node)])
@@ -333,8 +376,8 @@ async def test_g5_what_is_on_its_way_to_a_dead_node_that_does_not_listen_goes_af
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The sender gives the node up while the write to it is under way: that nobody had the events shows afterwards."""
-    register("gated", Gated)
-    async with buses("gated://tests", 3, close_timeout=0.2) as (a, b, c), a.client("bob", handler=(old := Inbox())):
+    register("gated-writes", Gated)
+    async with buses("gated-writes://tests", 3, close_timeout=0.2) as (a, b, c), a.client("bob", handler=(old := Inbox())):
         c.on_undeliverable(lost := Hooked())
         await c.send("bob", "n.0")
         await old.got(1)

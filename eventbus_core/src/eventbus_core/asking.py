@@ -313,7 +313,7 @@ class AskingDirectory(Directory):
             owners[client] = (max if takeover else min)(held + claims, key=lambda claim: claim.epoch)
 
     def _answer(self, question: Question) -> None:
-        if question.me == self._me:
+        if question.me == self._me or not is_identifier(question.me.node):
             return
         self._heard(question.me)
         asked = question.clients or list(self._held)
@@ -330,6 +330,8 @@ class AskingDirectory(Directory):
     def _reconcile(self, answer: Answer) -> None:
         """Settle who keeps what both of us hold, since the *answer* came when we had given up waiting for it."""
         node = answer.me.node
+        if not is_identifier(node):
+            return
         for client, theirs in (answer.claiming | answer.held).items():
             ours = self._held.get(client, theirs)
             if theirs < ours:

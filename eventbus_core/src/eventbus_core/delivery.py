@@ -211,7 +211,7 @@ class Delivery:
     def _tell(self, gap: Gap) -> None:
         """Put *gap* into the stream of every client that may have lost something by it."""
         self._on_gap(gap)
-        for holding in self._clients.values():
+        for holding in list(self._clients.values()):  # one that is full may end by it
             if gap.partition == self._partition or any(
                 gap.partition == lane_partition(lane)
                 for pattern in holding.patterns or ()

@@ -157,7 +157,8 @@ class Errands:
         holding = self._clients.get(event.target)
         if owner is not None and owner.node == self._node and holding is not None and not holding.mailbox.closed:
             self.deliveries += 1
-            holding.mailbox.put([event], len(memoryview(event.raw)), ticket)
+            named = event if ticket is not None else replace(event, origin=origin)
+            holding.mailbox.put([named], len(memoryview(event.raw)), ticket)
             return
         if ticket is not None:
             ticket.settle(1)
@@ -219,7 +220,8 @@ class Errands:
         if queue is None:
             return
         sent, waiting = self._outbox.abandon(queue.session, queue.session.handled)
-        self._router.undeliverable[NODE_DEAD] += self._outbox.forgotten(queue.session)
+        if forgotten := self._outbox.forgotten(queue.session):
+            self._router.undeliverable[NODE_DEAD] += forgotten
         for event in sent:  # perhaps it was handled; sent anywhere else, it could be so twice
             self._router.report(event, event.accepted_by(self._node), NODE_DEAD)
         for event in waiting:

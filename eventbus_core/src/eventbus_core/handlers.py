@@ -28,7 +28,7 @@ HandlerFunction: TypeAlias = Callable[[Event], Awaitable[object] | object]
 
 class HandlerContext:
     """
-    What the handlers of a bus share: a task for all plain functions among them.
+    What the handlers of a bus share: the task that calls plain functions, where the reader of frames does not.
 
     Attributes:
         node: its id.
@@ -243,8 +243,8 @@ class Handler:
         except Exception as error:
             self._failed(event, error)
             return None
-        except anyio.get_cancelled_exc_class() as error:
-            self._cancelled(event, error)
+        except anyio.get_cancelled_exc_class() as error:  # its own doing: nothing was awaited
+            self._failed(event, EventBusError(f"handler {self.name} ended with {type(error).__name__}"))
             return None
         return result if result is not None and inspect.isawaitable(result) else None
 

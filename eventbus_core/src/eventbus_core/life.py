@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from time import monotonic
-from typing import Any, Final, TypeAlias
+from typing import Final
 
 import anyio
 from anyio.abc import TaskGroup
@@ -14,7 +14,7 @@ from eventbus_core.errands import NODE_UNREACHABLE
 from eventbus_core.errors import BusClosed, ClientTakenOver, EventBusError, TransportUnavailable
 from eventbus_core.log import get_logger
 from eventbus_core.names import RESERVED
-from eventbus_core.node import LocalNode
+from eventbus_core.node import LocalNode, Service
 from eventbus_core.presence import CLIENT_CLAIMED, CLIENT_RELEASED, NODE_JOINED, NODE_LEFT
 from eventbus_core.transport import ALL_NODES, node_partition
 
@@ -25,8 +25,6 @@ LEAVE_TIMEOUT: Final = 2.0
 HOOK_TIMEOUT: Final = 1.0
 BUS_CLOSED: Final = "bus closed"
 PAUSE: Final = 0.2
-
-Service: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
 
 
 class Life:
@@ -141,8 +139,8 @@ class Life:
         """Do what was not done at the start, once the broker is there."""
         await self._persist(lambda: self.node.transport.join(self._own))
         await self._persist(self.node.ownership.enter)
-        await self._introduce()
         self.node.router.trust_after = monotonic() + self.node.options.lease  # the broker may come with no memory
+        await self._introduce()
         self.node.ownership.hurry()
 
     async def _come_in(self) -> None:
@@ -162,7 +160,8 @@ class Life:
                 return await step()
             except TransportUnavailable as error:
                 self.node.link.failed(error)
-                self.node.mailboxes.verified()  # alone, nobody else can have our clients
+                if self.node.ownership.alone:  # then nobody else can have our clients
+                    self.node.mailboxes.verified()
                 await anyio.sleep(PAUSE)
 
     async def _drain(self) -> None:

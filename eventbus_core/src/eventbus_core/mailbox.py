@@ -198,11 +198,8 @@ class Mailbox:
         chunk = Chunk(events, size, ticket, self._shared.now)
         if self._behind is not None and not any(event.hops for event in events):
             self._behind.append(chunk)
-            return
-        self._append(chunk)
-        if self._lagging:
-            chunk.settle()
-            self._keep_bounds()
+        else:
+            self._take_in(chunk)
 
     def full(self) -> bool:
         """Return whether a local sender should wait for room before it adds anything."""
@@ -232,7 +229,8 @@ class Mailbox:
         """Take in what :meth:`hold_back` held back; does nothing on successive calls."""
         behind, self._behind = self._behind, None
         for chunk in behind or ():
-            self._append(chunk)
+            if not self.closed:
+                self._take_in(chunk)
 
     async def room(self) -> None:
         """Wait until the consumer has taken something, or is not waited for any more."""
@@ -317,6 +315,12 @@ class Mailbox:
         self._let_in()
         self.wake()
         return [(event, sender) for event, sender in left if event.type != LOSS]
+
+    def _take_in(self, chunk: Chunk) -> None:
+        self._append(chunk)
+        if self._lagging:
+            chunk.settle()
+            self._keep_bounds()
 
     def _append(self, chunk: Chunk) -> None:
         if self._chunks is None:  # most of many clients are idle: they get no deque

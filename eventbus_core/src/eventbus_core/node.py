@@ -1,4 +1,4 @@
-"""This node on the bus: the layers put together, and their life."""
+"""This node on the bus: the layers put together, and what applications send."""
 
 from __future__ import annotations
 
@@ -49,8 +49,6 @@ from eventbus_core.transport import ALL_NODES, Directory, Partition, Transport, 
 from eventbus_core.waits import Waits, not_open
 from eventbus_core.wire import LARGEST_ENVELOPE
 
-TICK: Final = 0.05
-LEAVE_TIMEOUT: Final = 2.0
 SETTLE_TIMEOUT: Final = 4.0
 
 
@@ -60,7 +58,7 @@ Service: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
 
 class LocalNode:
     """
-    One node: made by :func:`connect`, open within :meth:`life`; what :class:`Bus` and :class:`Client` stand on.
+    One node: made by :func:`connect`, open within :class:`Life`; what :class:`Bus` and :class:`Client` stand on.
 
     Attributes:
         id: of the node.
@@ -157,7 +155,7 @@ class LocalNode:
         self._answer = anyio.Event()
         self.tasks: TaskGroup | None = None
         self.early: list[Service] = []
-        self.open = self.opened = self._crashed = False
+        self.open = self.opened = False
 
     async def joined(self, pattern: str | None = None) -> None:
         """Return once what matches *pattern*, or every pattern so far, arrives from other nodes."""
@@ -467,7 +465,7 @@ class LocalNode:
         return "closed" if self.opened else "new"
 
     def check_open(self) -> None:
-        """Raise :class:`BusClosed` outside of :meth:`life`."""
+        """Raise :class:`BusClosed` outside of :class:`Life`."""
         if not self.open:
             raise not_open()
 

@@ -68,7 +68,7 @@ class Outbox:
         self._joined = joined
         self._unreached = unreached
         self._suspect_at = 0.0
-        self._writing = False
+        self._writing = self._over = False
         self._queues: dict[Partition, Queue] = {}
         self._ready: list[Queue] = []
         self._held_up: dict[Queue, None] = {}
@@ -151,6 +151,9 @@ class Outbox:
         queue.events = [raw for raw, event in waiting if event.target != target]
         queue.size = sum(map(len, queue.events))
         queue.published += len(taken)
+        if queue.room is not None:  # whoever waits looks again which way to go
+            queue.room.set()
+            queue.room = None
         self._advance()
         return taken
 
@@ -193,7 +196,8 @@ class Outbox:
             await self._advanced()
 
     def give_up(self) -> list[Event]:
-        """Take out all that the broker has not confirmed: nothing more will be written."""
+        """Take out all that the broker has not confirmed; nothing more is written, but what is under way."""
+        self._over = True
         under_way, self._under_way = self._under_way, []
         left = [event for _, events, _ in under_way for event in events]
         for queue in self._queues.values():
@@ -205,7 +209,7 @@ class Outbox:
         return sum(queue.accepted - queue.published for queue in list(self._queues.values()))
 
     async def run(self) -> None:
-        """Write for ever."""
+        """Write for ever, or until :meth:`give_up`."""
         while True:
             if self._idle():
                 self._writing = False
@@ -219,6 +223,8 @@ class Outbox:
                 continue
             self._under_way = taken
             receivers = await self._publish(frames)
+            if self._over:
+                return
             self._under_way = []
             self.frames += len(frames)
             now = monotonic()
@@ -333,7 +339,7 @@ class Outbox:
     async def _publish(self, frames: list[Frame]) -> Sequence[int] | None:
         """Publish until it succeeds; what was in doubt goes again under its old numbers."""
         pause = FIRST_PAUSE
-        while True:
+        while not self._over:
             try:
                 receivers = await self._transport.publish(frames)
             except EventBusError as error:
@@ -345,6 +351,7 @@ class Outbox:
                 self._link.succeeded()
                 # After a failure nobody knows who had the frames already: a count of now says nothing of then.
                 return receivers if pause == FIRST_PAUSE else None
+        return None
 
 
 def _kept_events(session: Outgoing, first: int) -> Iterator[Event]:

@@ -69,7 +69,7 @@ class Ownership:
         self._over = False
         self._doubts: set[str] = set()  # clients whose claims the directory may have granted, without our hearing of it
         self._superseded: dict[str, tuple[int, str]] = {}
-        self._claims = Batcher(self._claim_all, self._abandoned)
+        self._claims = Batcher(self._claim_batch, self._abandoned)
         self._releases = Batcher(self._release_all)
         self.lookups = Batcher(directory.locate)
 
@@ -177,6 +177,7 @@ class Ownership:
                     await self._hurry.wait()
             if self._over:
                 return
+            hurried, self._hurry = self._hurry.is_set(), anyio.Event()
             try:
                 if not await self._directory.renew():
                     if not self.lost:
@@ -185,17 +186,15 @@ class Ownership:
                     self.lost = True
                     await self.enter()
                     self._owed.clear()  # the claims of the former incarnation have ended with its lease
-                if self.lost or self._hurry.is_set():
-                    hurry = self._hurry
+                if self.lost or hurried:
                     taken = await self._claim_again()
-                    if self._hurry is hurry:
-                        self._hurry = anyio.Event()
                     yield self.lost, taken
                     self.lost = False
                 await self._settle_doubts()
-                failures = 0
+                failures, hurried = 0, False
                 self._link.succeeded()
-                self._verified()
+                if not self._hurry.is_set():  # else there is a doubt that is newer than the answer
+                    self._verified()
                 owed, self._owed = self._owed, []
                 if owed:
                     await self._release_all(owed)
@@ -208,6 +207,8 @@ class Ownership:
                 extra = {"node": self._node, "error": str(error)}
                 logger.warning("node %s could not renew its lease: %s", self._node, error, extra=extra)
                 failures = 1
+            if hurried:  # and it failed
+                self._hurry.set()
 
     async def _settle_doubts(self) -> None:
         """Release what the directory says is ours though we do not hold it: the answer to a claim was lost."""
@@ -233,6 +234,9 @@ class Ownership:
         ]
         for holding, _ in taken:
             self.drop(holding)
+        for holding, owner in zip(held, owners, strict=True):
+            if isinstance(owner, Owner) and owner.node == self._node and self.clients.get(holding.name) is holding:
+                holding.epoch = max(holding.epoch, owner.epoch)  # of a claim of ours whose answer was lost
         return taken
 
     async def _claim_all(self, wanted: Sequence[tuple[Holding, bool]]) -> Sequence[Owner | LimitExceeded | None]:
@@ -259,6 +263,10 @@ class Ownership:
                     self._hold(holding, answer)
                 else:
                     refused[index] = answer
+        return refused
+
+    async def _claim_batch(self, wanted: Sequence[tuple[Holding, bool]]) -> Sequence[Owner | LimitExceeded | None]:
+        refused = await self._claim_all(wanted)
         if not self._claims.waiting:
             self._superseded.clear()
         return refused

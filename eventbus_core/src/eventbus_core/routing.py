@@ -112,6 +112,8 @@ class Router:
     def begin(self, incarnation: int) -> None:
         """Number events as those of this *incarnation*, and let them go to other nodes too."""
         self.alone = False
+        self.remembered.clear()  # their queues may be those of before
+        self._lanes.clear()
         self._number(f"{incarnation:x}")
 
     def _number(self, prefix: str) -> None:

@@ -146,12 +146,10 @@ class Subscriptions:
         self.lanes.want(lanes_of(pattern, self._lane_count))
         return True
 
-    def unsubscribe(self, pattern: str, mailbox: Mailbox) -> bool:
-        """Undo :meth:`subscribe`; return whether there was something to undo."""
-        if not self._remove(self.topics, pattern, mailbox):
-            return False
-        self.lanes.unwant(lanes_of(pattern, self._lane_count))
-        return True
+    def unsubscribe(self, pattern: str, mailbox: Mailbox) -> None:
+        """Undo :meth:`subscribe`, if there is something to undo."""
+        if self._remove(self.topics, pattern, mailbox):
+            self.lanes.unwant(lanes_of(pattern, self._lane_count))
 
     async def joined(self, pattern: str) -> None:
         """Return once every event that matches *pattern* and is published from now on will arrive."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import ClassVar
 
 import anyio
@@ -40,27 +40,30 @@ class MemoryTransport(Transport):
     async def aclose(self) -> None:
         hub, self._hub = self._hub, None
         if hub is not None:
-            for members in hub.members.values():
-                members.pop(self._arrived, None)
+            for partition in list(hub.members):
+                self._drop(hub, partition)
             leave_hub(self.uri.host, self.uri.namespace)
             self._arrival.set()
         await checkpoint()
 
     async def join(self, partitions: Sequence[Partition]) -> None:
         await checkpoint()
+        hub = self._open_hub()
         for partition in partitions:
-            self._members(partition)[self._arrived] = None
+            hub.members.setdefault(partition, {})[self._arrived] = None
 
     async def leave(self, partitions: Sequence[Partition]) -> None:
+        hub = self._open_hub()
         for partition in partitions:
-            self._members(partition).pop(self._arrived, None)
+            self._drop(hub, partition)
         await checkpoint()
 
     async def publish(self, frames: Sequence[Frame]) -> Sequence[int]:
         await checkpoint()
+        members = self._open_hub().members
         counts = []
         for frame in frames:
-            receivers = self._members(frame.partition, known=True)
+            receivers = members.get(frame.partition, {})
             for arrived in receivers:
                 arrived(frame)
             counts.append(len(receivers))
@@ -78,9 +81,13 @@ class MemoryTransport(Transport):
         self._frames.append(frame)
         self._arrival.set()
 
-    def _members(self, partition: Partition, *, known: bool = False) -> dict[Callable[[Frame], None], None]:
+    def _open_hub(self) -> Hub:
         if self._hub is None:
             raise RuntimeError("the transport is not open")
-        if known:
-            return self._hub.members.get(partition, {})
-        return self._hub.members.setdefault(partition, {})
+        return self._hub
+
+    def _drop(self, hub: Hub, partition: Partition) -> None:
+        members = hub.members.get(partition, {})
+        members.pop(self._arrived, None)
+        if not members:
+            hub.members.pop(partition, None)
