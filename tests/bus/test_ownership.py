@@ -351,8 +351,8 @@ class Gated(MemoryTransport):
 
 async def test_g4_what_comes_back_from_a_deaf_owner_goes_to_the_new_one_before_what_is_sent_later() -> None:
     """The word of the new owner comes while the write to the former one is under way."""
-    register("gated-writes", Gated)
-    async with buses("gated-writes://tests", 3, close_timeout=0.2) as (a, b, c), a.client("bob", handler=(old := Inbox())):
+    register("shut", Gated)
+    async with buses("shut://tests", 3, close_timeout=0.2) as (a, b, c), a.client("bob", handler=(old := Inbox())):
         await c.send("bob", "n", 0)
         await old.got(1)
         await a._node.transport.leave([node_partition(a.node)])
@@ -376,8 +376,8 @@ async def test_g5_what_is_on_its_way_to_a_dead_node_that_does_not_listen_goes_af
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The sender gives the node up while the write to it is under way: that nobody had the events shows afterwards."""
-    register("gated-writes", Gated)
-    async with buses("gated-writes://tests", 3, close_timeout=0.2) as (a, b, c), a.client("bob", handler=(old := Inbox())):
+    register("shut", Gated)
+    async with buses("shut://tests", 3, close_timeout=0.2) as (a, b, c), a.client("bob", handler=(old := Inbox())):
         c.on_undeliverable(lost := Hooked())
         await c.send("bob", "n.0")
         await old.got(1)

@@ -255,7 +255,6 @@ class Sessions:
             former = {key: incoming.expected for key, incoming in self._incoming.items() if key[0] == node}
             self.forget(node)
             self._former[node] = former
-            self._resumed = {key: expected for key, expected in self._resumed.items() if key[0] != node}
             self._forgotten.discard(node)
         elif len(self._incarnations) >= MAX_INCOMING:
             self._forgotten.discard(oldest := next(iter(self._incarnations)))
