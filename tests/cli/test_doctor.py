@@ -62,7 +62,7 @@ def test_a_server_that_is_down() -> None:
 
 def test_settings_that_lose_data_are_found_and_the_mend_works(redis_server: RedisServer) -> None:
     redis(redis_server, "CONFIG SET maxmemory 100mb maxmemory-policy allkeys-lru")
-    redis(redis_server, "CONFIG SET client-output-buffer-limit 'pubsub 256kb 256kb 10'")
+    redis(redis_server, "CONFIG SET client-output-buffer-limit 'pubsub 64kb 64kb 10'")
     found = examined(redis_server.uri, 1)
     assert (found["memory"].level, found["output buffer"].level) == ("error", "warning")
     redis(redis_server, *(found[check].mend.partition(",")[0] for check in ("memory", "output buffer")))

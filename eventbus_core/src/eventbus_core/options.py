@@ -34,13 +34,13 @@ class BusOptions:
     frame_size: int = option(128 * KIB, "a frame is closed once its events reach this size", least=KIB)
     outbox_size: int = option(128 * KIB, "events waiting for the broker, per partition, before senders wait", least=KIB)
     receive_budget: int = option(
-        512 * KIB, "unhandled events that all remote senders together may have here", least=KIB
+        256 * KIB, "unhandled events that all remote senders together may have here", least=KIB
     )
     resend_size: int = option(32 * MIB, "frames kept to be sent again to who missed them, all sessions", least=0)
     resend_age: float = option(60.0, "how long frames are kept to be sent again", least=0.0)
     hold_back_size: int = option(4 * MIB, "frames held per session until a missing one came", least=KIB)
     mailbox_events: int = option(10_000, "events that a lagging client or handler may keep waiting", least=1)
-    local_lead: int = option(250, "events that senders of the same node may be ahead of a receiver", least=1)
+    local_lead: int = option(125, "events that senders of the same node may be ahead of a receiver", least=1)
     mailbox_size: int = option(8 * MIB, "bytes that a lagging client or handler may keep waiting", least=KIB)
     overflow: Overflow = option(  # noqa: RUF009  # an alias hides from it that this is no mutable default
         "drop_oldest", "what is dropped if more waits, or that the client is closed then (a handler, never)"
