@@ -138,9 +138,10 @@ def _tls(uri: TransportURI, options: RedisOptions) -> dict[str, Any]:
     for name, file in given.items():
         if file is not None and not Path(file).is_file():
             raise ConfigurationError(f"option {name!r}: there is no file {file!r}")
+    if options.ssl_password is not None:  # which not every redis-py that we allow knows
+        given["ssl_password"] = options.ssl_password
     return {
         **given,
-        "ssl_password": options.ssl_password,
         "ssl_check_hostname": options.ssl_check_hostname,
         "ssl_cert_reqs": options.ssl_cert_reqs,
     }
