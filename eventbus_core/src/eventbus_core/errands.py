@@ -94,11 +94,11 @@ class Errands:
 
     def stray(self, event: Event, sender: str | None) -> None:
         """Send *event*, which came from *sender*, after its client: it is here no more."""
+        origin = event.accepted_by(sender or self._node)
         if self._ownership.alone or len(self._strays) >= MAX_STRAYS:
-            self._router.report(event, event.accepted_by(sender or self._node), CLIENT_GONE)
-            return
-        self._strays.append(Stray(event, event.accepted_by(sender or self._node), None))
-        self._work.set()
+            self._router.report(event, origin, CLIENT_GONE)
+        else:
+            self.add([Stray(event, origin, None)])
 
     def add(self, strays: Iterable[Stray]) -> None:
         """Send *strays* of a frame after their clients."""

@@ -138,8 +138,7 @@ class Outbox:
         del self._queues[session.partition]
         self._sessions.retire(session)
         self._held_up.pop(queue, None)
-        if queue.room is not None:
-            queue.room.set()
+        queue.let_in()
         waiting = [decode_event(event) for event in queue.drain()]
         self._advance()
         return list(_kept_events(session, first)), waiting
@@ -151,9 +150,7 @@ class Outbox:
         queue.events = [raw for raw, event in waiting if event.target != target]
         queue.size = sum(map(len, queue.events))
         queue.published += len(taken)
-        if queue.room is not None:  # whoever waits looks again which way to go
-            queue.room.set()
-            queue.room = None
+        queue.let_in()  # to look which way to go now
         self._advance()
         return taken
 
@@ -301,9 +298,8 @@ class Outbox:
                 if queue not in self._held_up:
                     self._ready.append(queue)
             queue.queued = bool(queue.events)
-            if queue.room is not None and queue.size < self._limit:
-                queue.room.set()
-                queue.room = None
+            if queue.size < self._limit:
+                queue.let_in()
         frames.extend(self._unnumbered(notes, now))
         return frames, taken, list(notes)
 

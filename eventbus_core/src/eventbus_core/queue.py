@@ -86,6 +86,12 @@ class Queue:
         self.size += sum(map(len, events))
         self.published -= len(events)
 
+    def let_in(self) -> None:
+        """Let those who wait for room look again."""
+        if self.room is not None:
+            self.room.set()
+            self.room = None
+
     def drain(self) -> list[bytes]:
         """Take all events off, since they will not go this way."""
         events, self.events, self.size = self.events, [], 0
