@@ -11,7 +11,7 @@ import anyio
 
 from eventbus_core.event import Event
 from eventbus_core.incoming import Ticket
-from eventbus_core.losses import LOSS, Dropped, loss_event
+from eventbus_core.losses import Dropped, Gap, Losses, add_up, count_up, loss_event, take_one
 from eventbus_core.options import BusOptions, Overflow
 
 LOCAL_CHUNK: Final = 256
@@ -26,16 +26,22 @@ OnDropped: TypeAlias = Callable[[list[Event], str | None, str], None]
 
 
 class Chunk:
-    """Events that came together; *ticket* is settled once all of them have been handled or dropped."""
+    """
+    Events that came together, and what was lost just before them.
 
-    __slots__ = ("events", "missed", "sender", "since", "size", "ticket")
+    *ticket* is settled once all of them have been handled or dropped.
+    """
 
-    def __init__(self, events: list[Event], size: int, ticket: Ticket | None, since: float) -> None:
+    __slots__ = ("events", "losses", "sender", "since", "size", "ticket")
+
+    def __init__(
+        self, events: list[Event], size: int, ticket: Ticket | None, since: float, losses: Losses | None = None
+    ) -> None:
         self.events = events
         self.size = size
         self.ticket = ticket
         self.since = since
-        self.missed = 0  # events that were dropped just before these
+        self.losses = losses
         self.sender = None if ticket is None else ticket.node
 
     def settle(self) -> None:
@@ -163,7 +169,7 @@ class Mailbox:
         "_chunks",
         "_current",
         "_lagging",
-        "_missed",
+        "_losses",
         "_near",
         "_rest",
         "_room",
@@ -189,14 +195,20 @@ class Mailbox:
         self._near = 0  # events of this node among those that wait
         self._room: anyio.Event | None = None
         self._behind: list[Chunk] | None = None
-        self._missed = 0  # events that were dropped after all that wait
+        self._losses: Losses | None = None  # after all that waits
         self.count = 0
         self.closed = False
 
     def put(self, events: list[Event], size: int, ticket: Ticket | None) -> None:
         """Add *events* of *size* bytes; never refuses and never waits."""
-        chunk = Chunk(events, size, ticket, self._shared.now)
-        if self._behind is not None and not any(event.hops for event in events):
+        self._come(Chunk(events, size, ticket, self._shared.now))
+
+    def tell(self, gap: Gap) -> None:
+        """Put word of *gap* behind all that waits: it takes no room, and is never dropped."""
+        self._come(Chunk([], 0, None, self._shared.now, count_up(gap)))
+
+    def _come(self, chunk: Chunk) -> None:
+        if self._behind is not None and not any(event.hops for event in chunk.events):
             self._behind.append(chunk)
         else:
             self._take_in(chunk)
@@ -209,7 +221,7 @@ class Mailbox:
     def add(self, event: Event, size: int) -> None:
         """Add one event of this node; never refuses and never waits."""
         last = self._chunks[-1] if self._chunks else None
-        if last is not None and last.sender is None and len(last.events) < LOCAL_CHUNK and not self._missed:
+        if last is not None and last.sender is None and len(last.events) < LOCAL_CHUNK and not self._losses:
             last.events.append(event)
             last.size += size
             self.count += 1
@@ -243,8 +255,8 @@ class Mailbox:
         Return the next event, or ``None`` if there is none now.
 
         To ask for the next is to say that the one before has been handled. In the place of events
-        that were dropped comes one whose data is a :class:`Dropped`. Events that have expired are
-        passed over, and reported.
+        that were lost comes one whose data is a :class:`Dropped` or a :class:`Gap`. Events that have
+        expired are passed over, and reported.
         """
         # This is done for every event, so the usual one costs a look at the clock and a step of an iterator.
         if monotonic() > self._shared.fresh_until and self._shared.stale():
@@ -261,18 +273,14 @@ class Mailbox:
         if self._current is not None:
             self._current.settle()
             self._current = None
+        losses = self._chunks[0].losses if self._chunks else self._losses
+        if losses:
+            return loss_event(take_one(losses))
         if not self._chunks:
-            if self._missed:
-                missed, self._missed = self._missed, 0
-                return loss_event(Dropped(missed))
             self._lagging = False
             self._shared.rest(self)
             return None
-        chunk = self._chunks[0]
-        if chunk.missed:
-            missed, chunk.missed = chunk.missed, 0
-            return loss_event(Dropped(missed))
-        self._current = self._chunks.popleft()
+        self._current = chunk = self._chunks.popleft()
         self._rest = iter(chunk.events)
         self._forget(chunk, len(chunk.events), chunk.size)
         self._let_in()
@@ -308,15 +316,20 @@ class Mailbox:
             chunks.append(self._current)
         for chunk in chunks:
             chunk.settle()
-        self._chunks = self._current = self._behind = None
+        self._chunks = self._current = self._behind = self._losses = None
         self._rest = NOTHING
         self.count = self._size = self._near = 0
         self._shared.rest(self)
         self._let_in()
         self.wake()
-        return [(event, sender) for event, sender in left if event.type != LOSS]
+        return left
 
     def _take_in(self, chunk: Chunk) -> None:
+        if chunk.losses:
+            self._losses = add_up(self._losses, chunk.losses)
+            self._shared.busy.add(self)
+            self.wake()
+            return
         self._append(chunk)
         if self._lagging:
             chunk.settle()
@@ -325,7 +338,7 @@ class Mailbox:
     def _append(self, chunk: Chunk) -> None:
         if self._chunks is None:  # most of many clients are idle: they get no deque
             self._chunks = deque()
-        chunk.missed, self._missed = self._missed, 0
+        chunk.losses, self._losses = self._losses, None
         self._chunks.append(chunk)
         self.count += len(chunk.events)
         self._size += chunk.size
@@ -365,14 +378,14 @@ class Mailbox:
         lost, share = chunk.events[part], chunk.size * number // len(chunk.events)
         del chunk.events[part]
         chunk.size -= share
-        missed = number
+        losses: Losses | None = count_up(Dropped(number))
         if not chunk.events:
-            missed += chunk.missed
+            losses = add_up(chunk.losses, losses)
             _ = chunks.pop() if newest else chunks.popleft()
         if newest or not chunks:
-            self._missed += missed
+            self._losses = add_up(losses, self._losses)
         else:
-            chunks[0].missed += missed
+            chunks[0].losses = add_up(losses, chunks[0].losses)
         self._forget(chunk, number, share)
         self._shared.dropped += number
         self._shared.on_dropped(lost, chunk.sender, MAILBOX_FULL)
