@@ -64,6 +64,24 @@ async def test_6_the_others_go_on_while_a_node_is_stopped(redis_server: RedisSer
     assert here.figures.silence < 2 * LAGGARD
 
 
+@pytest.mark.parametrize("node", [STOPPED, HOT], ids=["sender", "receiver"])
+async def test_6_a_node_is_stopped_at_full_speed(redis_server: RedisServer, node: int) -> None:
+    """A sender: the others go on to the receiver. The receiver: they wait for it, and go on when it does."""
+    stopped = "the receiver" if node == HOT else "a sender"
+    name = f"6 full speed to one node, {stopped} stopped for 5 s"
+    async with trial(name, redis_server, absent=[HOT] if node == HOT else [], resend_size=SMALL) as here:
+        await here.heat(HOT)
+        await here.flowing(at=[HOT])
+        here.nodes[node].pause()
+        await anyio.sleep(STOP)
+        here.nodes[node].resume()
+        await here.flowing(at=[HOT])
+    nothing_lost(here.figures)
+    assert here.cuts == 0
+    assert here.refused == [{}] * 3
+    assert here.figures.silence < 2 * LAGGARD
+
+
 async def test_6_redis_cuts_all_the_same(redis_server: RedisServer) -> None:
     """The limit of the output buffers is so low that bursts pass it; who is cut gets what it missed again."""
     name = "6 full speed, output buffers of 32 kB"
