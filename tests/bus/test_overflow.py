@@ -307,6 +307,40 @@ def test_g11_a_node_that_is_slow_as_a_whole_lets_its_senders_be_less_ahead() -> 
     assert (mailboxes.ease, mailboxes.lead, mailboxes.dropped) == (1.0, lead, 0)
 
 
+@pytest.mark.parametrize("alone", [True, False], ids=["all are slow", "one of many"])
+def test_g11_who_keeps_taking_events_is_a_laggard_only_beside_others_that_keep_up(alone: bool) -> None:
+    """Where all are slow, senders wait for as long as it takes, but for nobody who stands still."""
+    start = monotonic()
+    mailboxes = Mailboxes(BusOptions(laggard_timeout=2.0, lease=3600), start, lambda *_: None)
+    slow, brisk = Mailbox(mailboxes, lambda: None), Mailbox(mailboxes, lambda: None)
+    slow.put([_event(number) for number in range(100)], KIB, None)
+    for number in range(300):
+        slow.add(_event(100 + number), KIB)
+    for tick in range(1, 100):
+        if not alone:
+            brisk.add(_event(tick), KIB)
+            assert len([*iter(brisk.next, None)]) == 1
+        slow.next()
+        mailboxes.tend(start + tick / 10)
+        assert slow.full() == (alone or tick <= 20)
+    for tick in range(100, 130):
+        mailboxes.tend(start + tick / 10)
+        assert slow.full() == (alone and tick < 120)
+
+
+def test_g11_bounds_hold_where_all_are_slow() -> None:
+    """Senders to many do not wait for as long as those to one: what they send meanwhile may be more than may wait."""
+    start = monotonic()
+    mailboxes = Mailboxes(BusOptions(laggard_timeout=2.0, lease=3600, mailbox_events=50), start, lambda *_: None)
+    slow = Mailbox(mailboxes, lambda: None)
+    for tick in range(1, 100):
+        slow.put([_event(number) for number in range(4)], KIB, None)
+        slow.next()
+        mailboxes.tend(start + tick / 10)
+        assert slow.count <= 50 or tick <= 30
+    assert mailboxes.dropped > 0
+
+
 @given(
     st.sampled_from(["drop_oldest", "drop_newest"]),
     st.lists(

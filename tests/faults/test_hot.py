@@ -42,8 +42,11 @@ async def test_6_every_node_at_full_speed_to_one(redis_server: RedisServer) -> N
     assert here.figures.p99 < FORM.p99
 
 
-async def test_6_to_handlers_that_take_a_millisecond(redis_server: RedisServer) -> None:
-    async with trial("6 the same, handlers take 1 ms", redis_server, delay=0.001, resend_size=SMALL) as here:
+@pytest.mark.parametrize("milliseconds", [1, 5])
+async def test_6_to_handlers_that_take_their_time(redis_server: RedisServer, milliseconds: int) -> None:
+    """All of the node are slow: senders go at their pace, however long what was under way at first takes them."""
+    name = f"6 the same, handlers take {milliseconds} ms"
+    async with trial(name, redis_server, delay=milliseconds / 1000, resend_size=SMALL) as here:
         await heat(here)
     print(here.growth())
     nothing_lost(here.figures)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
+from operator import length_hint
 from time import monotonic, time
 from typing import Final, TypeAlias
 
@@ -116,7 +117,8 @@ class Mailboxes:
         Let no mailbox hold back the credit of its senders for longer than ``laggard_timeout``.
 
         Where events are late and no consumer has caught up for as long, the node itself is slow: then
-        its senders get less to be ahead by, before all of its mailboxes are taken for laggards.
+        its senders get less to be ahead by, and a consumer that keeps at it is no laggard, for what
+        was under way already may be more than it can handle in that time.
         """
         if self.stale():
             return
@@ -125,8 +127,10 @@ class Mailboxes:
         slow = self._rested_at < late and any(mailbox.late(late) for mailbox in self.busy)
         self.ease = max(self.ease / 2, LEAST_EASE) if slow else min(self.ease * 1.1, 1.0)
         self.lead = max(1, int(self.ease * min(self.options.local_lead, self.options.mailbox_events)))
+        before = now - self.options.laggard_timeout
         for mailbox in list(self.busy):
-            mailbox.stop_holding_up(now - self.options.laggard_timeout)
+            if not mailbox.kept_at(now) or self.ease == 1.0:
+                mailbox.stop_holding_up(before)
 
     def _set_clock(self, now: float) -> None:
         self.now = now
@@ -154,8 +158,9 @@ class Mailbox:
 
     While the consumer keeps up, nothing is dropped: remote senders wait for the credit that
     unhandled events hold back, local ones for room. A consumer that leaves an event waiting for
-    longer than ``laggard_timeout`` holds up nobody any more; from then on, until it has caught
-    up, what is beyond the bounds is dealt with as *overflow* says.
+    longer than ``laggard_timeout`` holds up nobody any more, unless the node is slow as a whole and
+    this one keeps at it; from then on, until it has caught up, what is beyond the bounds is dealt
+    with as *overflow* says.
 
     Attributes:
         overflow: ``drop_oldest``, ``drop_newest``, or ``close``: then *on_full* is called, if there is one.
@@ -170,11 +175,14 @@ class Mailbox:
         "_current",
         "_lagging",
         "_losses",
+        "_moved_at",
         "_near",
+        "_place",
         "_rest",
         "_room",
         "_shared",
         "_size",
+        "_taken",
         "closed",
         "count",
         "on_full",
@@ -192,6 +200,9 @@ class Mailbox:
         self._rest: Iterator[Event] = NOTHING  # of the current chunk
         self._size = 0
         self._lagging = False
+        self._taken = 0  # chunks
+        self._place = 0, 0  # where the consumer was at the last tick: chunks taken, events left of the last
+        self._moved_at = 0.0
         self._near = 0  # events of this node among those that wait
         self._room: anyio.Event | None = None
         self._behind: list[Chunk] | None = None
@@ -282,6 +293,7 @@ class Mailbox:
             return None
         self._current = chunk = self._chunks.popleft()
         self._rest = iter(chunk.events)
+        self._taken += 1
         self._forget(chunk, len(chunk.events), chunk.size)
         self._let_in()
         return next(self._rest)
@@ -295,6 +307,18 @@ class Mailbox:
                 chunk.settle()
             self._keep_bounds()
             self._let_in()
+
+    def kept_at(self, now: float) -> bool:
+        """
+        Return whether the consumer took an event within ``laggard_timeout``, and no more waits than may.
+
+        To be asked at each tick.
+        """
+        options, place = self._shared.options, (self._taken, length_hint(self._rest))
+        if place != self._place:
+            self._place, self._moved_at = place, now
+        bounded = self.count <= options.mailbox_events and self._size <= options.mailbox_size
+        return bounded and self._moved_at >= now - options.laggard_timeout
 
     def late(self, before: float) -> bool:
         """Return whether the oldest event came before that time, and senders are to wait for it."""
