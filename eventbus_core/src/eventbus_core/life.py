@@ -228,6 +228,7 @@ class Life:
             self._come_in,
             self.node.presence.watch,
             *self.node.ownership.runners(),
+            self.node.hearing.run,
             *self.node.early,
         ]
 

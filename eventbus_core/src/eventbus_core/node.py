@@ -29,6 +29,7 @@ from eventbus_core.event import Event, check_headers, encode_data
 from eventbus_core.exchange import STATS, Exchange
 from eventbus_core.explanation import Explanation
 from eventbus_core.handlers import Handler, HandlerContext
+from eventbus_core.hearing import Hearing
 from eventbus_core.holding import Holding
 from eventbus_core.hooks import Hook, HookRunner
 from eventbus_core.link import Link
@@ -130,8 +131,16 @@ class LocalNode:
             self.waits,
             lambda event: self.exchange.take(event),
         )
+        self.hearing = Hearing(self.router, self.refusals)
         self.exchange = Exchange(
-            self.router, self.ownership, self.requests, self.on_undeliverable.emit, self.stats, asking, self.refusals
+            self.router,
+            self.ownership,
+            self.requests,
+            self.hearing,
+            self.on_undeliverable.emit,
+            self.stats,
+            asking,
+            self.refusals,
         )
         namesake = asking.namesake if asking else lambda _incarnation: None
         self.errands = Errands(self.router, self.sessions, self.refusals)
@@ -148,7 +157,7 @@ class LocalNode:
         )
         if asking is not None:
             asking.tell_all, asking.tell_node = self.router.tell_all, self.router.tell_node
-            asking.superseded = self.ownership.supersede
+            asking.superseded, asking.claimed = self.ownership.supersede, self.router.correct
         self.presence = Presence(self.router, self.link)
         self._handler_failures = 0
         self.lingering: dict[Holding, float] = {}

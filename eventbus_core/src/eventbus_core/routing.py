@@ -225,6 +225,14 @@ class Router:
             self._move(client, known.queue, route)
         return route
 
+    def correct(self, client: str, owner: Owner | None) -> None:
+        """If an owner of *client* is remembered, let that be *owner* from now on, or look it up again."""
+        if client in self.remembered:
+            if owner is None:
+                self.forget(client)
+            else:
+                self.remember(client, owner)
+
     def resettle(self, queue: Queue) -> None:
         """Send what waits in *queue*, whose node does not listen, after those clients that are known to have moved."""
         for target in {decode_event(event).target for event in queue.events}:
