@@ -8,6 +8,7 @@ from time import monotonic, time
 from typing import Final, TypeAlias
 
 import anyio
+import msgspec
 
 from eventbus_core.event import Event
 from eventbus_core.incoming import Ticket
@@ -25,18 +26,19 @@ NOTHING: Final[Iterator[Event]] = iter(())
 OnDropped: TypeAlias = Callable[[list[Event], str | None, str], None]
 
 
-class Chunk:
-    """Events that came together; *ticket* is settled once all of them have been handled or dropped."""
+class Chunk(msgspec.Struct, eq=False):
+    """
+    Events that came together; *ticket* is settled once all of them have been handled or dropped.
 
-    __slots__ = ("events", "missed", "sender", "since", "size", "ticket")
+    One is made for nearly every visit to a mailbox: a struct of msgspec takes a third of the time of a class.
+    """
 
-    def __init__(self, events: list[Event], size: int, ticket: Ticket | None, since: float) -> None:
-        self.events = events
-        self.size = size
-        self.ticket = ticket
-        self.since = since
-        self.missed = 0  # events that were dropped just before these
-        self.sender = None if ticket is None else ticket.node
+    events: list[Event]
+    size: int
+    ticket: Ticket | None
+    sender: str | None
+    since: float
+    missed: int = 0  # events that were dropped just before these
 
     def settle(self) -> None:
         """Give the sender its credit back; does nothing on successive calls."""
@@ -154,7 +156,6 @@ class Mailbox:
     Attributes:
         overflow: ``drop_oldest``, ``drop_newest``, or ``close``: then *on_full* is called, if there is one.
         on_full: called when too much waits; it is to :meth:`close`.
-        count: events waiting.
         closed: whether :meth:`close` was called.
     """
 
@@ -162,6 +163,7 @@ class Mailbox:
         "_behind",
         "_chunks",
         "_current",
+        "_far",
         "_lagging",
         "_missed",
         "_near",
@@ -170,7 +172,6 @@ class Mailbox:
         "_shared",
         "_size",
         "closed",
-        "count",
         "on_full",
         "overflow",
         "wake",
@@ -186,16 +187,21 @@ class Mailbox:
         self._rest: Iterator[Event] = NOTHING  # of the current chunk
         self._size = 0
         self._lagging = False
-        self._near = 0  # events of this node among those that wait
+        self._near = 0  # events of this node that wait
+        self._far = 0  # and of others
         self._room: anyio.Event | None = None
         self._behind: list[Chunk] | None = None
         self._missed = 0  # events that were dropped after all that wait
-        self.count = 0
         self.closed = False
+
+    @property
+    def count(self) -> int:
+        """How many events wait."""
+        return self._near + self._far
 
     def put(self, events: list[Event], size: int, ticket: Ticket | None) -> None:
         """Add *events* of *size* bytes; never refuses and never waits."""
-        chunk = Chunk(events, size, ticket, self._shared.now)
+        chunk = Chunk(events, size, ticket, None if ticket is None else ticket.node, self._shared.now)
         if self._behind is not None and not any(event.hops for event in events):
             self._behind.append(chunk)
         else:
@@ -206,17 +212,24 @@ class Mailbox:
         shared = self._shared
         return (self._near >= shared.lead or self._size >= shared.room) and not self._lagging
 
+    def offer(self, event: Event, size: int) -> bool:
+        """Add one event of this node if there is room; return whether there was."""
+        shared = self._shared
+        if (self._near >= shared.lead or self._size >= shared.room) and not self._lagging:
+            return False
+        self.add(event, size)
+        return True
+
     def add(self, event: Event, size: int) -> None:
         """Add one event of this node; never refuses and never waits."""
         last = self._chunks[-1] if self._chunks else None
         if last is not None and last.sender is None and len(last.events) < LOCAL_CHUNK and not self._missed:
             last.events.append(event)
             last.size += size
-            self.count += 1
             self._near += 1
             self._size += size
         else:
-            self._append(Chunk([event], size, None, self._shared.now))
+            self._append(Chunk([event], size, None, None, self._shared.now))
         if self._lagging:
             self._keep_bounds()
 
@@ -259,7 +272,8 @@ class Mailbox:
     def _next_chunk(self) -> Event | None:
         """Settle the current chunk, which is at its end, and return the first event of the next."""
         if self._current is not None:
-            self._current.settle()
+            if self._current.ticket is not None:
+                self._current.settle()
             self._current = None
         if not self._chunks:
             if self._missed:
@@ -275,7 +289,8 @@ class Mailbox:
         self._current = self._chunks.popleft()
         self._rest = iter(chunk.events)
         self._forget(chunk, len(chunk.events), chunk.size)
-        self._let_in()
+        if self._room is not None:
+            self._let_in()
         return next(self._rest)
 
     def stop_holding_up(self, before: float) -> None:
@@ -310,7 +325,7 @@ class Mailbox:
             chunk.settle()
         self._chunks = self._current = self._behind = None
         self._rest = NOTHING
-        self.count = self._size = self._near = 0
+        self._size = self._near = self._far = 0
         self._shared.rest(self)
         self._let_in()
         self.wake()
@@ -327,20 +342,22 @@ class Mailbox:
             self._chunks = deque()
         chunk.missed, self._missed = self._missed, 0
         self._chunks.append(chunk)
-        self.count += len(chunk.events)
         self._size += chunk.size
         if chunk.sender is None:
             self._near += len(chunk.events)
+        else:
+            self._far += len(chunk.events)
         if len(self._chunks) == 1:
             chunk.since = monotonic()
             self._shared.busy.add(self)
             self.wake()
 
     def _forget(self, chunk: Chunk, events: int, size: int) -> None:
-        self.count -= events
         self._size -= size
         if chunk.sender is None:
             self._near -= events
+        else:
+            self._far -= events
 
     def _keep_bounds(self) -> None:
         """Deal with what is beyond the bounds."""

@@ -6,10 +6,10 @@ The usual send finds its way with two dict look-ups and suspends nowhere.
 
 from __future__ import annotations
 
-import itertools
 import secrets
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
+from itertools import chain, count
 from time import monotonic
 from typing import Any, Final, TypeAlias
 
@@ -38,6 +38,8 @@ MOVED: Final = "$sys.moved"
 UNDELIVERABLE: Final = "$sys.undeliverable"
 NO_HANDLER: Final = "no handler"
 PAUSE: Final = 0.1
+
+_LAST_DIGITS: Final = [f"{number:03x}" for number in range(4096)]
 
 Wait: TypeAlias = Coroutine[Any, Any, None] | None
 Indexes: TypeAlias = Sequence[PatternIndex[Mailbox]]
@@ -106,18 +108,14 @@ class Router:
         self.subscriptions = subscriptions
         self.directory = directory
         self._lanes: dict[str, Queue] = {}
-        self._numbers = itertools.count(1)
-        self._number(secrets.token_hex(8))
+        self.next_id = _ids(secrets.token_hex(8))
 
     def begin(self, incarnation: int) -> None:
         """Number events as those of this *incarnation*, and let them go to other nodes too."""
         self.alone = False
         self.remembered.clear()  # their queues may be those of before
         self._lanes.clear()
-        self._number(f"{incarnation:x}")
-
-    def _number(self, prefix: str) -> None:
-        self.next_id = map(f"{prefix}-%d".__mod__, self._numbers).__next__  # without a frame of Python's
+        self.next_id = _ids(f"{incarnation:x}")
 
     # Sending is not `async`: nearly every event is accepted at once, and a coroutine for each
     # would cost more than its routing. Only what has to wait is returned as something to await.
@@ -132,13 +130,12 @@ class Router:
         """
         holding = self.clients.get(event.target)
         if holding is not None:
-            mailbox = holding.mailbox
-            if not mailbox.full():
+            if holding.mailbox.offer(event, size):
                 self.accepted += 1
                 self.local += 1
-                mailbox.add(event, size)
                 return None
-        elif route is not None and self.outbox.offer(route.queue, encode_unread(event)):
+        elif route is not None and route.queue.size < self.outbox.limit:
+            self.outbox.add(route.queue, encode_unread(event))
             self.accepted += 1
             return None
         return self._send_slowly(event, size)
@@ -376,6 +373,11 @@ class Router:
                 f"the event was not accepted"
             ),
         )
+
+
+def _ids(prefix: str) -> Callable[[], str]:
+    """Return what returns another id with each call; a sum of two texts, without a frame of Python's."""
+    return chain.from_iterable(map(f"{prefix}-{block:x}".__add__, _LAST_DIGITS) for block in count()).__next__
 
 
 def _fate(event: Event, reason: str) -> Undeliverable:
