@@ -119,7 +119,7 @@ class Holdings:
     def _bequeath(self, holding: Holding, event: Event, origin: str) -> None:
         """Send *event*, which the handle of *holding* left, after its client: in order, if its owner is known."""
         heir = self._ownership.clients.get(holding.name)
-        owner = self._router.cached(holding.name)
+        owner = self._router.routes.cached(holding.name)
         if heir is not None and heir is not holding:
             heir.mailbox.put([replace(event, origin=origin)], len(memoryview(event.raw)), None)
         elif owner is not None and owner.epoch > holding.epoch:

@@ -147,7 +147,7 @@ class LocalNode:
         )
         if asking is not None:
             asking.tell_all, asking.tell_node = self.router.tell_all, self.router.tell_node
-            asking.superseded, asking.claimed = self.ownership.supersede, self.router.correct
+            asking.superseded, asking.claimed = self.ownership.supersede, self.router.routes.correct
         self.presence = Presence(self.router, self.link)
         self.holdings = Holdings(
             self.router, self.sender, self.mailboxes, self.exchange, self.errands, self.presence, self.on_dropped.emit
@@ -234,7 +234,7 @@ class LocalNode:
             owner,
             None if owner is None else nodes.get(owner.node),
             None if owner is None or local else node_partition(owner.node),
-            self.router.cached(client),
+            self.router.routes.cached(client),
         )
 
     async def node_stats(self, node: str, timeout: float) -> Stats:

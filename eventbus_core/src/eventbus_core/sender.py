@@ -12,7 +12,8 @@ from eventbus_core.errors import EventBusError, EventTooLarge, RequestTimeout
 from eventbus_core.event import Event, check_headers, encode_data
 from eventbus_core.names import EVERYONE, check_address, check_topic, topic_address
 from eventbus_core.requests import Requests
-from eventbus_core.routing import Route, Router, Wait
+from eventbus_core.routes import Route
+from eventbus_core.routing import Router, Wait
 from eventbus_core.waits import Waits, not_open
 
 Headers: TypeAlias = Mapping[str, str]
@@ -31,6 +32,7 @@ class Sender:
         self._router = router
         self._requests = requests
         self._waits = waits
+        self._routes = router.routes.known
         self._largest = router.options.max_event_size
 
     def check_open(self) -> None:
@@ -52,7 +54,7 @@ class Sender:
         # one look-up for the client and one for the route, and nothing is awaited that need not wait.
         if target.__class__ is not str:
             target = check_address(target)
-        route = self._router.remembered.get(target)
+        route = self._routes.get(target)
         until = None if expires is None else time() + expires
         event, size = self._event(source, target, check_topic(type), data, headers, route, until)
         return self._router.send(event, size, route)
@@ -84,7 +86,7 @@ class Sender:
         """Do what :meth:`request` does with an event of any type, those of the bus' own included."""
         if target.__class__ is not str:
             target = check_address(target)
-        route = self._router.remembered.get(target)
+        route = self._routes.get(target)
         event, size = self._event(source, target, type, data, headers, route, None, self._router.address)
         pending = self._requests.open(event.id)
         try:
@@ -100,7 +102,7 @@ class Sender:
         """Answer *request*, in the name of *source*."""
         if request.reply_to is None:
             raise EventBusError(f"{request!r} is no request: its sender waits for no answer; use send")
-        route = self._router.remembered.get(request.reply_to)
+        route = self._routes.get(request.reply_to)
         event, size = self._event(source, request.reply_to, request.type, data, headers, route, None, None, request.id)
         return self._router.send(event, size, route)
 
