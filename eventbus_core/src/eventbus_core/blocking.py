@@ -20,8 +20,8 @@ from eventbus_core.errors import BusClosed, RequestTimeout
 from eventbus_core.event import Event
 from eventbus_core.explanation import Explanation
 from eventbus_core.hooks import Hook
-from eventbus_core.node import Headers
 from eventbus_core.options import Overflow
+from eventbus_core.sender import Headers
 from eventbus_core.stats import Stats
 from eventbus_core.transport import Node, Owner, Partition
 

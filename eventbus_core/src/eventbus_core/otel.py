@@ -19,7 +19,7 @@ from eventbus_core.client import Client
 from eventbus_core.event import Event
 from eventbus_core.handlers import HandlerFunction
 from eventbus_core.names import topic_address
-from eventbus_core.node import Headers
+from eventbus_core.sender import Headers
 
 try:
     from opentelemetry.trace import Span, SpanKind, Tracer, TracerProvider, get_tracer
