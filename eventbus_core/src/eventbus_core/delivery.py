@@ -19,7 +19,7 @@ from eventbus_core.handlers import HandlerContext
 from eventbus_core.histogram import SHORTEST, Spread
 from eventbus_core.incoming import Ready
 from eventbus_core.log import get_logger
-from eventbus_core.losses import Gap, loss_event
+from eventbus_core.losses import Gap
 from eventbus_core.mailbox import Mailbox
 from eventbus_core.names import RESERVED, is_identifier
 from eventbus_core.refusals import LEFT, Refusals
@@ -219,10 +219,10 @@ class Delivery:
     def _tell(self, gap: Gap) -> None:
         """Put *gap* into the stream of every client that may have lost something by it."""
         self._on_gap(gap)
-        for holding in list(self._clients.values()):  # one that is full may end by it
+        for holding in self._clients.values():
             if gap.partition == self._partition or any(
                 gap.partition == lane_partition(lane)
                 for pattern in holding.patterns or ()
                 for lane in lanes_of(pattern, self._options.lanes)
             ):
-                holding.mailbox.put([loss_event(gap)], 0, None)
+                holding.mailbox.tell(gap)
