@@ -16,7 +16,7 @@ from eventbus_core.life import Life
 from eventbus_core.losses import Dropped, Gap, Undeliverable
 from eventbus_core.names import check_client, check_identifier, check_pattern, check_topic
 from eventbus_core.node import LocalNode
-from eventbus_core.options import BusOptions, Overflow, check_overflow
+from eventbus_core.options import BusOptions, Overflow, check_overflow, check_seconds
 from eventbus_core.requests import Pending
 from eventbus_core.sender import Headers
 from eventbus_core.stats import Stats
@@ -141,8 +141,9 @@ class Bus:
 
         Raises:
             InvalidName: *name* is neither ``name`` nor ``tenant/name``.
-            OptionError: *overflow* is none of these.
+            OptionError: *overflow* is none of these, or *linger* no number of seconds.
         """
+        check_seconds("linger", linger)
         policy = check_overflow(overflow)
         return Client(self._node, name, takeover=takeover, linger=linger, handler=handler, overflow=policy)
 

@@ -31,7 +31,7 @@ class Chunk(msgspec.Struct, eq=False):
     """
     Events that came together, and what was lost just before them.
 
-    *ticket* is settled once all of them have been handled or dropped. One is made for nearly every visit to a
+    *ticket* is settled once all of them have been handled or dropped. One chunk is made for nearly every visit to a
     mailbox: a struct of msgspec takes a third of the time of a class.
     """
 
@@ -179,6 +179,7 @@ class Mailbox:
         "_room",
         "_shared",
         "_size",
+        "_taken",
         "closed",
         "on_full",
         "overflow",
@@ -195,7 +196,8 @@ class Mailbox:
         self._rest: Iterator[Event] = NOTHING  # of the current chunk
         self._size = 0
         self._lagging = False
-        self._place: tuple[Iterator[Event], int] = NOTHING, 0  # of the consumer at the last tick, see kept_at
+        self._taken = 0  # chunks
+        self._place = 0, 0  # where the consumer was at the last tick: chunks taken, events left of the last
         self._moved_at = 0.0
         self._near = 0  # events of this node that wait
         self._far = 0  # and of others
@@ -211,16 +213,14 @@ class Mailbox:
 
     def put(self, events: list[Event], size: int, ticket: Ticket | None) -> None:
         """Add *events* of *size* bytes; never refuses and never waits."""
-        chunk = Chunk(events, size, ticket, None if ticket is None else ticket.node, self._shared.now)
-        if self._behind is not None and not any(event.hops for event in events):
-            self._behind.append(chunk)
-        else:
-            self._take_in(chunk)
+        self._come(Chunk(events, size, ticket, None if ticket is None else ticket.node, self._shared.now))
 
     def tell(self, gap: Gap) -> None:
         """Put word of *gap* behind all that waits: it takes no room, and is never dropped."""
-        chunk = Chunk([], 0, None, None, self._shared.now, count_up(gap))
-        if self._behind is not None:
+        self._come(Chunk([], 0, None, None, self._shared.now, count_up(gap)))
+
+    def _come(self, chunk: Chunk) -> None:
+        if self._behind is not None and not any(event.hops for event in chunk.events):
             self._behind.append(chunk)
         else:
             self._take_in(chunk)
@@ -302,6 +302,7 @@ class Mailbox:
             return None
         self._current = chunk = self._chunks.popleft()
         self._rest = iter(chunk.events)
+        self._taken += 1
         self._forget(chunk, len(chunk.events), chunk.size)
         if self._room is not None:
             self._let_in()
@@ -323,7 +324,7 @@ class Mailbox:
 
         To be asked at each tick.
         """
-        options, place = self._shared.options, (self._rest, length_hint(self._rest))
+        options, place = self._shared.options, (self._taken, length_hint(self._rest))
         if place != self._place:
             self._place, self._moved_at = place, now
         bounded = self.count <= options.mailbox_events and self._size <= options.mailbox_size
@@ -350,7 +351,7 @@ class Mailbox:
         for chunk in chunks:
             chunk.settle()
         self._chunks = self._current = self._behind = self._losses = None
-        self._rest, self._place = NOTHING, (NOTHING, 0)
+        self._rest = NOTHING
         self._size = self._near = self._far = 0
         self._shared.rest(self)
         self._let_in()

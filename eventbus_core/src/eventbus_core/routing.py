@@ -277,8 +277,8 @@ class Router:
             self.outbox.add(queue, encode_unread(event))
         self.accepted += 1
         self.local += len(receivers)
-        for mailbox in receivers:
-            mailbox.add(copy_event(event), size)
+        for place, mailbox in enumerate(receivers):
+            mailbox.add(copy_event(event) if place else event, size)
         return None
 
     def _obstacle(self, receivers: Sequence[Mailbox], queue: Queue | None) -> Mailbox | Queue | None:

@@ -11,6 +11,7 @@ from msgspec import Raw
 from eventbus_core.errors import EventBusError, EventTooLarge, RequestTimeout
 from eventbus_core.event import Event, check_headers, encode_data
 from eventbus_core.names import EVERYONE, check_address, check_topic, topic_address
+from eventbus_core.options import check_seconds
 from eventbus_core.requests import Requests
 from eventbus_core.routes import Route
 from eventbus_core.routing import Router, Wait
@@ -55,7 +56,7 @@ class Sender:
         if target.__class__ is not str:
             target = check_address(target)
         route = self._routes.get(target)
-        until = None if expires is None else time() + expires
+        until = None if expires is None else _until(expires)
         event, size = self._event(source, target, check_topic(type), data, headers, route, until)
         return self._router.send(event, size, route)
 
@@ -131,3 +132,8 @@ class Sender:
         epoch = 0 if route is None else route.epoch
         next_id = self._router.next_id
         return Event(type, source, target, next_id(), Raw(raw), text, epoch, 0, None, reply_to, answers, expires), size
+
+
+def _until(expires: float) -> float:
+    check_seconds("expires", expires)
+    return time() + expires
