@@ -179,7 +179,6 @@ class Mailbox:
         "_room",
         "_shared",
         "_size",
-        "_taken",
         "closed",
         "on_full",
         "overflow",
@@ -196,8 +195,7 @@ class Mailbox:
         self._rest: Iterator[Event] = NOTHING  # of the current chunk
         self._size = 0
         self._lagging = False
-        self._taken = 0  # chunks
-        self._place = 0, 0  # where the consumer was at the last tick: chunks taken, events left of the last
+        self._place: tuple[Iterator[Event], int] = NOTHING, 0  # of the consumer at the last tick, see kept_at
         self._moved_at = 0.0
         self._near = 0  # events of this node that wait
         self._far = 0  # and of others
@@ -302,7 +300,6 @@ class Mailbox:
             return None
         self._current = chunk = self._chunks.popleft()
         self._rest = iter(chunk.events)
-        self._taken += 1
         self._forget(chunk, len(chunk.events), chunk.size)
         if self._room is not None:
             self._let_in()
@@ -324,7 +321,7 @@ class Mailbox:
 
         To be asked at each tick.
         """
-        options, place = self._shared.options, (self._taken, length_hint(self._rest))
+        options, place = self._shared.options, (self._rest, length_hint(self._rest))
         if place != self._place:
             self._place, self._moved_at = place, now
         bounded = self.count <= options.mailbox_events and self._size <= options.mailbox_size
@@ -351,7 +348,7 @@ class Mailbox:
         for chunk in chunks:
             chunk.settle()
         self._chunks = self._current = self._behind = self._losses = None
-        self._rest = NOTHING
+        self._rest, self._place = NOTHING, (NOTHING, 0)
         self._size = self._near = self._far = 0
         self._shared.rest(self)
         self._let_in()
