@@ -158,6 +158,7 @@ class LocalNode:
         if asking is not None:
             asking.tell_all, asking.tell_node = self.router.tell_all, self.router.tell_node
             asking.superseded, asking.claimed = self.ownership.supersede, self.router.correct
+            asking.told, asking.unsure = self.router.told, self._unsure
         self.presence = Presence(self.router, self.link)
         self._handler_failures = 0
         self.lingering: dict[Holding, float] = {}
@@ -193,6 +194,11 @@ class LocalNode:
         """Hand nothing out until the directory has confirmed our clients: for a while we did not hear of others."""
         self.mailboxes.doubt()
         self.ownership.hurry()
+
+    def _unsure(self) -> None:
+        """Ask again who holds our clients if nothing is handed out before that is known."""
+        if self.mailboxes.doubtful():
+            self.ownership.hurry()
 
     def _verified(self) -> None:
         """By the directory's word our lease holds, and the clients that we hold are ours."""

@@ -186,9 +186,9 @@ class Outbox:
         while self._writing or not self._idle():
             await self._advanced()
 
-    async def flush(self) -> None:
-        """Wait until the broker has taken all that was accepted before."""
-        waiting = [(queue, queue.accepted) for queue in self._queues.values()]
+    async def flush(self, *queues: Queue) -> None:
+        """Wait until the broker has taken all that was accepted before for *queues*, for all if none is named."""
+        waiting = [(queue, queue.accepted) for queue in queues or self._queues.values()]
         while any(queue.published < accepted for queue, accepted in waiting):
             await self._advanced()
 
