@@ -40,6 +40,7 @@ from eventbus_core.options import BusOptions
 from eventbus_core.outbox import Outbox
 from eventbus_core.ownership import Ownership
 from eventbus_core.presence import CLIENT_CLAIMED, CLIENT_RELEASED, CLIENT_TAKEN_OVER, Presence
+from eventbus_core.queue import Queue
 from eventbus_core.refusals import Refusals
 from eventbus_core.requests import Requests
 from eventbus_core.routing import NO_HANDLER, Route, Router, Wait
@@ -119,7 +120,7 @@ class LocalNode:
             transport,
             self.link,
             self._has_joined,
-            lambda queue: self.errands.suspect(queue),
+            self._unreached,
         )
         self.router = Router(
             options,
@@ -194,6 +195,12 @@ class LocalNode:
         """Hand nothing out until the directory has confirmed our clients: for a while we did not hear of others."""
         self.mailboxes.doubt()
         self.ownership.hurry()
+
+    def _unreached(self, queue: Queue) -> None:
+        """Find out what became of the node of *queue*, which does not listen, or does not answer."""
+        self.errands.suspect(queue)
+        if queue.node is not None:
+            self.exchange.unreached(queue.node)
 
     def _unsure(self) -> None:
         """Ask again who holds our clients if nothing is handed out before that is known."""
