@@ -73,8 +73,9 @@ async def test_top_shows_the_counters_of_all_nodes(redis_uri: str) -> None:
             assert row["answer_ms"] > 0
             assert 0 < row["send_ms"][0] <= row["send_ms"][1]  # its answer, if nothing else
         table = (await place.run("top", "--interval", "0.1", "--count", "1")).stdout.splitlines()
-    assert table[0].split()[:4] == ["node", "clients", "out/s", "in/s"]
-    assert [line.split()[0] for line in table[1:]] == ["server-1", "server-2"]
+    assert table[1].split()[:4] == ["node", "clients", "out/s", "in/s"]
+    assert [line.split()[0] for line in table[2:]] == ["server-1", "server-2"]
+    assert [line.split()[-1] for line in table[2:]] == ["none", "none"]
 
 
 async def test_tail_shows_what_matches(redis_uri: str) -> None:
