@@ -755,6 +755,22 @@ def test_g10_the_gaps_of_a_node_that_is_silent_are_told() -> None:
     assert accounted(b, a, node_partition("b")) == (2, 1)
 
 
+def test_g10_silence_of_a_node_whose_answers_may_be_lost_is_no_answer() -> None:
+    """Who is cut again each time that it is sent what it missed gives nothing up, however long that goes on."""
+    world = World()
+    a, b = world.add("a"), world.add("b")
+    world.run(1.0)
+    world.faults([FINE, DROPPED])
+    for _ in range(3):
+        a.publish(node_partition("b"))
+    for _ in range(50):
+        world.cut.add("b")
+        world.run(0.2)
+        world.heal()
+    world.run(1.0)
+    assert accounted(b, a, node_partition("b")) == (3, 0)
+
+
 def test_g2_a_node_taken_for_gone_that_is_not_repeats_nothing() -> None:
     world = World()
     a, b = world.add("a"), world.add("b")

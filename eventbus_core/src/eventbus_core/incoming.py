@@ -134,6 +134,11 @@ class Incoming:
         self._asked_for = self.expected
         return self._note(MISSING, self.expected, min(self._held, default=self._known) - 1)
 
+    def interrupted(self) -> None:
+        """Begin to ask anew, if something is missing: the transport may have lost the answers."""
+        if self._ask_at is not None:
+            self._ask_at, self._asked = 0.0, 0
+
     def given_up(self, now: float) -> Iterator[Ready | Gap]:
         """Yield the gap, and what waited behind it, if all requests went unanswered."""
         if self._ask_at is not None and self._asked >= len(ASK_AGAIN) and now >= self._ask_at:

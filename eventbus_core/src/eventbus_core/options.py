@@ -45,7 +45,7 @@ class BusOptions:
     overflow: Overflow = option(  # noqa: RUF009  # an alias hides from it that this is no mutable default
         "drop_oldest", "what is dropped if more waits, or that the client is closed then (a handler, never)"
     )
-    laggard_timeout: float = option(2.0, "how long a slow receiver may hold up its senders", least=0.01)
+    laggard_timeout: float = option(2.0, "how long one slow receiver may hold up its senders", least=0.01)
     send_timeout: float = option(30.0, "how long a send may wait for room before it raises", least=0.01)
     close_timeout: float = option(5.0, "how long closing waits for what was accepted to be handled", least=0.0)
     presence: bool = option(False, "publish who joins, leaves, claims and releases to the topics `$sys.>`")

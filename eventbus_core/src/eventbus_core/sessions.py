@@ -153,6 +153,8 @@ class Sessions:
 
     def interrupted(self) -> None:
         """Ask every sender where it is, since the transport may have lost frames."""
+        for incoming in self._incoming.values():
+            incoming.interrupted()
         heard = [(incoming.node, incoming.partition) for incoming in self._incoming.values()]
         unheard = [(node, partition) for node, _ in heard for partition in self._unheard]
         self._ask(dict.fromkeys(heard + unheard))
