@@ -105,12 +105,15 @@ class AskingDirectory(Directory):
         tell_all, tell_node: send one of the bus' own events; set by the node.
         met: set once everybody who is there is known, and knows us.
         superseded: called with a client that is or will be ours, and by what epoch which node takes it; set likewise.
+        claimed: called with a client that another node claims, before that has our answer, and with the owner that it
+            will have, or ``None`` if somebody else may keep it; set likewise.
     """
 
     def __init__(self, namespace: str, node: str) -> None:
         self.tell_all: Callable[[str, object], None]
         self.tell_node: Callable[[str, str, object], None]
         self.superseded: Callable[[str, int, str], None]
+        self.claimed: Callable[[str, Owner | None], None]
         self.met = anyio.Event()
         self._namespace = namespace
         self._me = Alive(node, 0, 0.0, 0, 0)
@@ -321,10 +324,11 @@ class AskingDirectory(Directory):
         claiming = {client: self._claiming[client] for client in question.clients if client in self._claiming}
         if question.epochs is None:
             held |= {client: epoch for client, epoch in claiming.items() if client in self._taking}
-        if question.epochs is not None and question.takeover:
-            for client, epoch in zip(question.clients, question.epochs, strict=False):
-                if self._held.get(client, epoch) < epoch:
-                    del self._held[client]
+        for client, epoch in zip(question.clients, question.epochs or (), strict=False):
+            owner = Owner(question.me.node, question.me.incarnation, epoch)
+            self.claimed(client, owner if question.takeover else None)
+            if question.takeover and self._held.get(client, epoch) < epoch:
+                del self._held[client]
         self.tell_node(question.me.node, ANSWER, Answer(self._me, question.number, held, claiming))
 
     def _reconcile(self, answer: Answer) -> None:

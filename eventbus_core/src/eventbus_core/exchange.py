@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from eventbus_core.asking import ALIVE, ANSWER, GONE, QUESTION, SUPERSEDED, AskingDirectory
 from eventbus_core.errors import EventDataError, RequestFailed
 from eventbus_core.event import Event
+from eventbus_core.hearing import HEAR, HEARD, Hearing
 from eventbus_core.holding import Holding
 from eventbus_core.losses import Undeliverable
 from eventbus_core.names import RESERVED, is_identifier
@@ -49,6 +50,7 @@ class Exchange:
         router: Router,
         ownership: Ownership,
         requests: Requests,
+        hearing: Hearing,
         on_undeliverable: Callable[[Undeliverable], None],
         stats: Callable[[], Stats],
         asking: AskingDirectory | None,
@@ -60,6 +62,7 @@ class Exchange:
         self._requests = requests
         self._on_undeliverable = on_undeliverable
         self._stats = stats
+        self._hearing = hearing
         self._handovers: dict[str, tuple[Holding, anyio.Event]] = {}
         self._kinds: dict[str, Callable[[Event], None]] = {
             MOVED: self._moved,
@@ -67,6 +70,8 @@ class Exchange:
             HANDED_OVER: self._handed_over,
             UNDELIVERABLE: self._undeliverable,
             STATS: self._tell_stats,
+            HEAR: hearing.answer,
+            HEARD: hearing.take,
         }
         if asking is not None:
             self._kinds |= dict.fromkeys((ALIVE, GONE, QUESTION, ANSWER, SUPERSEDED), asking.take)
@@ -102,14 +107,19 @@ class Exchange:
         """
         Return once the node that held the client before does so no more.
 
-        If it is silent for too long, it hangs: then every other node is told who has the client now.
+        If it is silent for too long, it hangs, and cannot pass anything on: then every other node is told who has the
+        client now, and this returns once they have heard it.
+
+        Raises:
+            TransportUnavailable: nobody can say who the others are.
         """
-        if under_way := self._handovers.get(holding.handover):
+        if (under_way := self._handovers.get(holding.handover)) and holding.previous is not None:
             with anyio.move_on_after(HANDOVER_TIMEOUT):
                 await under_way[1].wait()
             if self.settle_handover(holding.handover):
                 owner = Owner(self._router.node, self._ownership.incarnation, holding.epoch)
                 self._router.tell_all(MOVED, Moved(holding.name, owner))
+                await self._hearing.heard(silent=holding.previous.node)
 
     def fail(self, request: Event, reason: str) -> None:
         """Tell the one who waits for the answer to *request* that there will be none."""
@@ -132,7 +142,7 @@ class Exchange:
         if not is_identifier(moved.owner.node):
             self._refusals.add(OWN, f"{event!r} names a node that cannot be")
         elif moved.owner.node != self._router.node:
-            self._router.remember(moved.client, moved.owner)
+            self._router.routes.remember(moved.client, moved.owner)
 
     def _taken_over(self, event: Event) -> None:
         taken = event.decode(TakenOver)
@@ -140,7 +150,7 @@ class Exchange:
             self._refusals.add(OWN, f"{event!r} names a node that cannot be")
             return
         if taken.node != self._router.node:
-            self._router.remember(taken.client, Owner(taken.node, 0, taken.epoch))
+            self._router.routes.remember(taken.client, Owner(taken.node, 0, taken.epoch))
         self._ownership.supersede(taken.client, taken.epoch, taken.node)
         self._router.tell_node(taken.node, HANDED_OVER, event.id)
 
@@ -151,7 +161,7 @@ class Exchange:
         fate = event.decode(Undeliverable)
         if fate.type == TAKEN_OVER:
             self.settle_handover(fate.id)
-        self._router.forget(fate.target)
+        self._router.routes.forget(fate.target)
         if fate.type[:1] != RESERVED:
             counts = self._router.undeliverable
             counts[fate.reason if fate.reason in counts or len(counts) < MAX_REASONS else "other"] += 1
