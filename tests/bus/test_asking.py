@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import anyio
 import pytest
 
 from eventbus import ClientTakenOver
+from eventbus_core import Claim, Frame, Owner
+from eventbus_core.asking import Alive
 from eventbus_core.testing.severed import severable_buses
 from tests.bus.support import DEADLINE, Hooked, read, take, tasks, until
 
@@ -50,3 +55,53 @@ async def test_g9_a_node_that_enters_again_while_nobody_hears_it_gives_up_what_o
                 assert [event.data for event in await take(after, 1)] == [1]
                 assert [event.data for event in await take(bob, 1)] == [2]
         assert not alice.data
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["known", "unknown"])
+async def test_g1_who_was_cut_off_hands_nothing_out_before_it_was_heard_and_answered(
+    known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its question who holds its clients may wait for the broker longer than an answer is waited for."""
+    async with severable_buses(URI, 2, lease=3 * DEADLINE) as (old, new), tasks() as group:
+        alice = await old.bus.client("alice").__aenter__()
+        await new.bus.send("alice", "note", 1)
+        await until(lambda: old.bus.stats().mailbox_events == 1)
+        old.transport.sever()
+        async with new.bus.client("alice") as after:
+            broker, publish = anyio.Event(), old.transport.publish
+            directory, rounds = old.bus._node.directory, Hooked()
+            claim = directory.claim
+
+            async def slow(frames: Sequence[Frame]) -> Sequence[int] | None:
+                await broker.wait()
+                return await publish(frames)
+
+            async def watched(clients: Sequence[str], takeover: bool) -> Sequence[Claim | Owner]:
+                answers = await claim(clients, takeover)
+                rounds(answers)
+                return answers
+
+            monkeypatch.setattr(old.transport, "publish", slow)
+            monkeypatch.setattr(directory, "claim", watched)
+            if not known:
+                old.bus._node.asking._nodes.clear()  # type: ignore[union-attr]
+            old.transport.mend()
+            await until(lambda: len(rounds) == 1, "nobody has answered")
+            before = read(group, alice)
+            await until(lambda: len(rounds) == 2 or bool(before.events), "it asks again")
+            broker.set()
+            assert isinstance(await before.over(), ClientTakenOver)
+            assert [event.data for event in await take(after, 1)] == [1]
+        assert not before.data
+
+
+async def test_g11_a_node_that_never_answers_holds_up_nobody_for_longer_than_a_lease() -> None:
+    """Not even one that only a forged frame has said to live, for a day."""
+    async with severable_buses(URI, 1, lease=1.0) as (one,), one.bus.client("alice") as alice:
+        asking = one.bus._node.asking
+        assert asking is not None
+        asking._nodes["ghost"] = Alive("ghost", 1, 86_400.0, asking._me.wire_version, asking._me.lanes), float("inf")
+        one.transport.mend()
+        await until(lambda: one.bus._node.mailboxes.stale(), "it has heard that frames may be lost")
+        await one.bus.send("alice", "note", 1)
+        assert [event.data for event in await take(alice, 1)] == [1]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
+
 import anyio
 import pytest
+from msgspec.structs import replace
 
 from eventbus import Bus, ClientNotFound, ClientTakenOver, Event, Undeliverable
+from eventbus_core.exchange import STATS
 from tests.bus.support import DEADLINE, Hooked, Host, Inbox, buses, fence, fresh_namespace, read, take, tasks, until
 
 ASKING = True
@@ -62,6 +66,33 @@ async def test_g5_a_send_by_a_stale_route_is_reported(uri: str) -> None:
         with pytest.raises(ClientNotFound):
             await a.send("bob", "third")
         assert (a.stats().undeliverable, b.stats().undeliverable) == (1, 0)
+
+
+@pytest.mark.parametrize("hops", [0, 1, 2])
+async def test_g5_an_event_is_passed_on_twice_at_the_most(uri: str, hops: int) -> None:
+    """Whoever has it then, and does not hold its client, reports it."""
+    async with buses(uri, 3) as (a, b, c), b.client("bob", handler=(bob := Inbox())):
+        lost = Hooked()
+        c.on_undeliverable(lost)
+        event = replace(c._node.router.own_event(STATS, a.node, None), type="n", target="bob", hops=hops, origin=c.node)
+        c._node.router.forward(a.node, event)
+        await until(lambda: bool(bob.events or lost))
+        assert ([fate.reason for fate in lost], len(bob)) == (([], 1) if hops < 2 else (["too many hops"], 0))
+
+
+async def test_g11_the_owners_that_a_sender_remembers_are_bounded(uri: str) -> None:
+    """Who was forgotten is looked up again."""
+    names = [f"acme/{number}" for number in range(5)]
+    async with buses(uri, 2, owner_cache=2) as (a, b), AsyncExitStack() as stack:
+        inbox = Inbox()
+        for name in names:
+            await stack.enter_async_context(b.client(name, handler=inbox))
+        for _ in range(2):
+            for name in names:
+                await a.send(name, "n", name)
+                assert len(a._node.router.routes.known) <= 2
+        await inbox.got(10)
+        assert sorted(inbox.data) == sorted(2 * names)
 
 
 async def test_g5_events_for_a_node_that_left_are_reported(uri: str) -> None:

@@ -13,7 +13,7 @@ from anyio.abc import TaskStatus
 
 import eventbus
 from eventbus import BusClosed, ClientNotFound, ClientTakenOver
-from eventbus_core import Claim, Frame, Interrupted, Node, Owner, TransportURI, node_partition, register
+from eventbus_core import Claim, Frame, Interrupted, Node, Owner, TransportURI, exchange, node_partition, register
 from eventbus_memory import MemoryTransport
 from tests.bus.support import DEADLINE, Hooked, Host, Inbox, buses, fence, read, take, tasks, until
 
@@ -413,6 +413,42 @@ async def test_g8_a_takeover_from_a_node_that_hangs_waits_until_the_others_have_
             await new.got(1)
             hung.ears.set()
         assert (old.data, new.data) == ([0, 0], [1])
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+async def test_g8_a_takeover_from_a_node_that_does_not_listen_waits_for_no_word_of_it(
+    when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That a process was killed is known as soon as the transport counts nobody, at the latest by a probe."""
+    monkeypatch.setattr(exchange, "HANDOVER_TIMEOUT", DEADLINE * 2)
+    async with buses("deaf://tests", 3, close_timeout=0.2) as (a, b, c), tasks() as group:
+        async with a.client("bob", handler=(old := Inbox())):
+            await c.send("bob", "n", 0)
+            await old.got(1)
+            hung = a._node.transport
+            assert isinstance(hung, Deaf)
+            hung.ears = anyio.Event()
+            if when == "before":
+                await hung.leave([node_partition(a.node)])
+            handle = b.client("bob", handler=(new := Inbox()))
+            claimed = anyio.Event()
+
+            async def claim() -> None:
+                await handle.__aenter__()
+                claimed.set()
+
+            group.start_soon(claim)
+            if when == "meanwhile":
+                await until(lambda: bool(b._node.exchange._handovers), "it asks the former owner")
+                await b._node.outbox.flush()
+                assert not claimed.is_set()
+                await hung.leave([node_partition(a.node)])
+            await until(claimed.is_set, "the claim returns")
+            await c.send("bob", "n", 1)
+            await new.got(1)
+            await handle.aclose()
+            hung.ears.set()
+        assert (old.data, new.data) == ([0], [1])
 
 
 async def test_g4_what_comes_back_from_a_deaf_owner_goes_to_the_new_one_before_what_is_sent_later() -> None:

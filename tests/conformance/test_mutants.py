@@ -172,6 +172,17 @@ class LeaseNeverEnds(MemoryDirectory):
         return await super().locate(clients)
 
 
+class SweepsWhatItSawBefore(MemoryDirectory):
+    """Others may have claimed by now what was a dead node's when it looked."""
+
+    async def renew(self) -> bool:
+        dead = [client for client, owner in self._hub.owners.items() if not self._hub.alive(owner)]
+        renewed = await super().renew()
+        for client in dead:
+            self._hub.owners.pop(client, None)
+        return renewed
+
+
 class LeavesItsClients(MemoryDirectory):
     async def leave(self) -> None:
         await checkpoint()
@@ -209,6 +220,7 @@ def with_directory(directory: type[MemoryDirectory]) -> type[MemoryTransport]:
             (RepeatsIncarnations, "g9", "incarnations_grow"),
             (ReleasesTheClaimsOfOthers, "g8", "a_release_leaves_the_claims_of_others_alone"),
             (LeaseNeverEnds, "g9", "the_clients_of_a_dead_node_are_free_within_its_lease"),
+            (SweepsWhatItSawBefore, "g9", "any_number_of_nodes_may_clean_up_after_a_dead_one_at_once"),
             (LeavesItsClients, "g9", "a_leave_frees_the_clients"),
         ]
     ],

@@ -2,15 +2,15 @@
 The directory of a transport that has none: every node is asked, and the answers of all are the record.
 
 Each node knows what it holds. Who looks for a client, or claims one, asks everybody and waits
-until all nodes that are known to live have answered, or for ``ASK_TIMEOUT``: a node that does not
-answer by then is taken to hold nothing. If it turns out later that two hold a client, who claimed it
-last keeps it. Nodes say regularly that they live; who has not for the length of its lease is dead.
-Numbers come from the clock, and grow beyond whatever was heard of.
+until all nodes that are known to live have answered, or for ``ASK_TIMEOUT`` once the broker has the
+question: a node that does not answer by then is taken to hold nothing. If it turns out later that two
+hold a client, who claimed it last keeps it. Nodes say regularly that they live; who has not for the
+length of its lease is dead. Numbers come from the clock, and grow beyond whatever was heard of.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from time import monotonic, time_ns
 from typing import Annotated, Final
 
@@ -81,10 +81,11 @@ class Superseded:
 
 
 class _Poll:
-    """A question that is under way, and the answers so far, by node."""
+    """A question that is under way, the answers so far, by node, and whether all who live gave theirs."""
 
     def __init__(self) -> None:
         self.answers: dict[str, Answer] = {}
+        self.complete = False
         self.more = anyio.Event()
 
     def holders(self, client: str) -> set[str]:
@@ -103,10 +104,12 @@ class AskingDirectory(Directory):
 
     Attributes:
         tell_all, tell_node: send one of the bus' own events; set by the node.
+        told: returns once the broker has taken what was told all before; set likewise.
         met: set once everybody who is there is known, and knows us.
         superseded: called with a client that is or will be ours, and by what epoch which node takes it; set likewise.
         claimed: called with a client that another node claims, before that has our answer, and with the owner that it
             will have, or ``None`` if somebody else may keep it; set likewise.
+        unsure: called when we asked who else holds what we hold, and not all who live have answered; set likewise.
     """
 
     def __init__(self, namespace: str, node: str) -> None:
@@ -114,6 +117,8 @@ class AskingDirectory(Directory):
         self.tell_node: Callable[[str, str, object], None]
         self.superseded: Callable[[str, int, str], None]
         self.claimed: Callable[[str, Owner | None], None]
+        self.told: Callable[[], Awaitable[None]]
+        self.unsure: Callable[[], None]
         self.met = anyio.Event()
         self._namespace = namespace
         self._me = Alive(node, 0, 0.0, 0, 0)
@@ -212,6 +217,8 @@ class AskingDirectory(Directory):
             # Alone, as far as we know, we may be the one who was cut off: then it takes a while to hear of others.
             patient = not takeover and not self._others()
             owners, poll = await self._poll(clients, epochs, takeover, patient=patient)
+            if not takeover and not poll.complete and not self._held.keys().isdisjoint(clients):
+                self.unsure()
             claims = [
                 await self._grant(client, epoch, owners.get(client), takeover)
                 for client, epoch in zip(clients, epochs, strict=True)
@@ -290,9 +297,12 @@ class AskingDirectory(Directory):
         try:
             me = self._me if self._introduced else attrs.evolve(self._me, incarnation=0)
             self.tell_all(QUESTION, Question(me, number, list(clients), epochs, takeover))
+            with anyio.move_on_after(timeout) as telling:
+                await self.told()
             with anyio.move_on_after(timeout):
-                while patient or not {alive.node for alive, _ in self._others()} <= poll.answers.keys():
+                while patient or self._silent(poll):
                     await poll.more.wait()
+            poll.complete = not telling.cancelled_caught and not self._silent(poll)
         finally:
             del self._polls[number]
         owners: dict[str, Owner] = {}
@@ -366,6 +376,10 @@ class AskingDirectory(Directory):
     def _others(self) -> list[tuple[Alive, float]]:
         now = monotonic()
         return [(alive, ends - now) for alive, ends in self._nodes.values() if ends > now]
+
+    def _silent(self, poll: _Poll) -> bool:
+        """Return whether a node that is known to live has not answered."""
+        return any(alive.node not in poll.answers for alive, _ in self._others())
 
     def _check(self) -> None:
         if self._taken_by is not None:

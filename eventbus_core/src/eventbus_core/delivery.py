@@ -192,9 +192,10 @@ class Delivery:
     def _broadcasts(self, events: list[Event]) -> Iterator[Run]:
         match = self._subscriptions.handlers.match
         for type, run in groupby(events, BY_TYPE):
-            if type[:1] == RESERVED:
-                run = (event for event in run if not self._router.internal(event))
-            yield match(type), run
+            if type[:1] != RESERVED:
+                yield match(type), run
+            elif others := [event for event in run if not self._router.internal(event)]:
+                yield match(type), others
 
     def _deliver_spread(self, runs: Iterable[Run], ready: Ready) -> None:
         """Deliver events of which each may have many receivers, to each its own: to all but the first, a copy."""

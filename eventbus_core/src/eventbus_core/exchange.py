@@ -107,8 +107,8 @@ class Exchange:
         """
         Return once the node that held the client before does so no more.
 
-        If it is silent for too long, it hangs, and cannot pass anything on: then every other node is told who has the
-        client now, and this returns once they have heard it.
+        If it does not listen, or is silent for too long, it cannot pass anything on: then every other node is told who
+        has the client now, and this returns once they have heard it.
 
         Raises:
             TransportUnavailable: nobody can say who the others are.
@@ -120,6 +120,12 @@ class Exchange:
                 owner = Owner(self._router.node, self._ownership.incarnation, holding.epoch)
                 self._router.tell_all(MOVED, Moved(holding.name, owner))
                 await self._hearing.heard(silent=holding.previous.node)
+
+    def unreached(self, node: str) -> None:
+        """Wait no longer for the word of *node*: it does not listen."""
+        for holding, done in self._handovers.values():
+            if holding.previous is not None and holding.previous.node == node:
+                done.set()
 
     def fail(self, request: Event, reason: str) -> None:
         """Tell the one who waits for the answer to *request* that there will be none."""

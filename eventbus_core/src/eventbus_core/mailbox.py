@@ -73,6 +73,7 @@ class Mailboxes:
         self.ease = 1.0
         self._rested_at = now
         self._frozen: dict[Mailbox, None] | None = None
+        self._doubted_at = now
         self.busy: set[Mailbox] = set()
         self.dropped = 0
         self._handled: anyio.Event | None = None
@@ -89,9 +90,14 @@ class Mailboxes:
 
     def doubt(self) -> None:
         """Hand nothing out until :meth:`verified`."""
+        self._doubted_at = monotonic()
         if self._frozen is None:
             self._frozen = {}
             self.fresh_until = 0.0
+
+    def doubtful(self) -> bool:
+        """Return whether there is a doubt to which it is worth waiting for the answer: for as long as a lease."""
+        return self._frozen is not None and monotonic() < self._doubted_at + self.options.lease
 
     def waiting(self) -> int:
         """Return how many events wait in all of them."""

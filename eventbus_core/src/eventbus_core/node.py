@@ -30,6 +30,7 @@ from eventbus_core.options import BusOptions
 from eventbus_core.outbox import Outbox
 from eventbus_core.ownership import Ownership
 from eventbus_core.presence import Presence
+from eventbus_core.queue import Queue
 from eventbus_core.refusals import Refusals
 from eventbus_core.requests import Requests
 from eventbus_core.routing import NO_HANDLER, Router
@@ -108,7 +109,7 @@ class LocalNode:
             transport,
             self.link,
             self._has_joined,
-            lambda queue: self.errands.suspect(queue),
+            self._unreached,
         )
         self.router = Router(
             options,
@@ -148,6 +149,7 @@ class LocalNode:
         if asking is not None:
             asking.tell_all, asking.tell_node = self.router.tell_all, self.router.tell_node
             asking.superseded, asking.claimed = self.ownership.supersede, self.router.routes.correct
+            asking.told, asking.unsure = self.router.told, self._unsure
         self.presence = Presence(self.router, self.link)
         self.holdings = Holdings(
             self.router, self.sender, self.mailboxes, self.exchange, self.errands, self.presence, self.on_dropped.emit
@@ -185,6 +187,17 @@ class LocalNode:
         """Hand nothing out until the directory has confirmed our clients: for a while we did not hear of others."""
         self.mailboxes.doubt()
         self.ownership.hurry()
+
+    def _unreached(self, queue: Queue) -> None:
+        """Find out what became of the node of *queue*, which does not listen, or does not answer."""
+        self.errands.suspect(queue)
+        if queue.node is not None:
+            self.exchange.unreached(queue.node)
+
+    def _unsure(self) -> None:
+        """Ask again who holds our clients if nothing is handed out before that is known."""
+        if self.mailboxes.doubtful():
+            self.ownership.hurry()
 
     def _verified(self) -> None:
         """By the directory's word our lease holds, and the clients that we hold are ours."""

@@ -74,7 +74,7 @@ class Outbox:
         self._ready: list[Queue] = []
         self._held_up: dict[Queue, None] = {}
         self._under_way: list[tuple[Queue, list[bytes], float]] = []
-        self._probes: list[Frame] = []
+        self._probes: list[tuple[Queue, Frame]] = []
         self._wake = anyio.Event()
         self._progress: anyio.Event | None = None
         self.limit = options.outbox_size
@@ -166,7 +166,7 @@ class Outbox:
         for queue in self._queues.values():
             probe = queue.session.due(now, waiting=bool(queue.events), laggard_timeout=self._options.laggard_timeout)
             if probe is not None:
-                self._probes.append(probe)
+                self._probes.append((queue, probe))
         if now >= self._suspect_at:
             self._suspect_at = now + SUSPECT_EVERY
             for queue in self._queues.values():
@@ -180,9 +180,9 @@ class Outbox:
         while self._writing or not self._idle():
             await self._advanced()
 
-    async def flush(self) -> None:
-        """Wait until the broker has taken all that was accepted before."""
-        waiting = [(queue, queue.accepted) for queue in self._queues.values()]
+    async def flush(self, *queues: Queue) -> None:
+        """Wait until the broker has taken all that was accepted before for *queues*, for all if none is named."""
+        waiting = [(queue, queue.accepted) for queue in queues or self._queues.values()]
         while any(queue.published < accepted for queue, accepted in waiting):
             await self._advanced()
 
@@ -226,9 +226,10 @@ class Outbox:
                 self.seconds.add(now - since)
             if receivers is not None:
                 self._count(taken, receivers)
-                for node, count in zip(told, receivers[len(taken) :], strict=False):
-                    if count == 0:
-                        self._sessions.unreachable(node)
+                for queue, count in zip(told, receivers[len(taken) :], strict=False):
+                    if count == 0 and queue.node is not None:
+                        self._sessions.unreachable(queue.node)
+                        self._unreached(queue)
             for queue, _, _ in taken:
                 later, queue.later = queue.later, None
                 for call in later or ():
@@ -261,11 +262,11 @@ class Outbox:
             if size == before:
                 return
 
-    def _take(self) -> tuple[list[Frame], list[Taken], list[str]]:
+    def _take(self) -> tuple[list[Frame], list[Taken], list[Queue]]:
         """
-        Return the frames of the next write, the events in them, and to which nodes notes go beside.
+        Return the frames of the next write, the events in them, and the queues to whose partitions notes and probes go.
 
-        The frames with events come first, then those with notes.
+        The frames with events come first, then those with notes, then probes.
         """
         now = monotonic()
         frames: list[Frame] = []
@@ -294,8 +295,11 @@ class Outbox:
             queue.queued = bool(queue.events)
             if queue.size < self.limit:
                 queue.let_in()
-        frames.extend(self._unnumbered(notes, now))
-        return frames, taken, list(notes)
+        beside = self._beside(notes, now)
+        frames += [frame for _, frame in beside]
+        frames += self._sessions.resend
+        self._sessions.resend = []
+        return frames, taken, [queue for queue, _ in beside]
 
     def _count(self, taken: list[Taken], receivers: Sequence[int]) -> None:
         """Put back what went to nodes that are not listening: the last frames of a queue, if nobody got them."""
@@ -317,14 +321,11 @@ class Outbox:
                 self._held_up[queue] = None
                 self._unreached(queue)
 
-    def _unnumbered(self, notes: dict[str, list[Note]], now: float) -> list[Frame]:
-        """Return the frames that carry no new events: notes that found no other way, probes, frames sent again."""
-        frames = [self.queue(node_partition(node), node).session.pack((), 0, told, now) for node, told in notes.items()]
-        frames += self._probes
-        frames += self._sessions.resend
-        self._probes = []
-        self._sessions.resend = []
-        return frames
+    def _beside(self, notes: dict[str, list[Note]], now: float) -> list[tuple[Queue, Frame]]:
+        """Return the frames without events, and their queues: *notes* that found no other way, and probes."""
+        found, self._probes = self._probes, []
+        queues = [(self.queue(node_partition(node), node), told) for node, told in notes.items()]
+        return [(queue, queue.session.pack((), 0, told, now)) for queue, told in queues] + found
 
     async def _publish(self, frames: list[Frame]) -> Sequence[int] | None:
         """Publish until it succeeds; what was in doubt goes again under its old numbers."""

@@ -172,6 +172,10 @@ class Router:
         event = replace(self.own_event(type, self.node, data), target=EVERYONE)
         self.outbox.add(self.outbox.queue(ALL_NODES), encode_event(event))
 
+    async def told(self) -> None:
+        """Wait until the broker has taken what was told all before."""
+        await self.outbox.flush(self.outbox.queue(ALL_NODES))
+
     def own_event(self, type: str, node: str, data: object) -> Event:
         """Return one of the bus' own events, for *node*."""
         raw = msgspec.Raw(msgspec.msgpack.encode(data))

@@ -10,14 +10,16 @@ from anyio import to_thread
 from hypothesis import note
 from hypothesis import strategies as st
 
+from eventbus_core.client import Client
 from eventbus_core.errors import ClientNotFound, ClientTakenOver
+from eventbus_core.event import Event
 from eventbus_core.testing.guarantees import for_all, naming, scenario
 from eventbus_core.testing.hosts import buses
-from eventbus_core.testing.inbox import read
+from eventbus_core.testing.inbox import Inbox, Reader, read
 from eventbus_core.testing.operations import Operation, programs
 from eventbus_core.testing.streams import Streams
 from eventbus_core.testing.under_test import UnderTest
-from eventbus_core.testing.waiting import tasks
+from eventbus_core.testing.waiting import tasks, until
 from eventbus_core.testing.world import carry_out
 
 Faults = dict[str, float]
@@ -106,6 +108,51 @@ class BusSuite(UnderTest):
             for reader in readers[:-1]:
                 assert isinstance(await reader.over(), ClientTakenOver)
                 assert len(reader) == 1
+
+    @scenario()
+    async def test_g7_subscriptions_made_at_once_each_hold(self, uri: str) -> None:
+        """Many clients subscribe at the same time: whatever is published once one call has returned comes there."""
+
+        async def subscribe(name: str) -> None:
+            client = await one.client(name).__aenter__()
+            readers.append(read(group, client))
+            await client.subscribe("shared")
+            await client.subscribe(f"own.{name}")
+            await two.publish("shared", name)
+            await two.publish(f"own.{name}", name)
+            await until(lambda: reader_of(client).data.count(name) == 2, f"{name!r} got what came after it subscribed")
+
+        def reader_of(client: Client) -> Reader:
+            return next(reader for reader in readers if reader.client is client)
+
+        readers: list[Reader] = []
+        async with buses(uri, 2) as (one, two), tasks() as group, anyio.create_task_group() as at_once:
+            for number in range(20):
+                at_once.start_soon(subscribe, f"client-{number}")
+
+    @scenario()
+    async def test_g2_a_handler_that_raises_gets_what_follows(self, uri: str) -> None:
+        """An error in a handler is told, and ends neither the handler nor the reader: each event is handled once."""
+        numbers = list(range(10))
+        handled, told = Inbox(), Inbox()
+
+        def fail(event: Event) -> None:
+            handled(event)
+            if event.data % 2:
+                raise ValueError(event.data)
+
+        async with buses(uri, 2) as (one, two):
+            two.on("topic")(fail)
+            two.on_error(lambda event, _: told(event))
+            await two.ready()
+            async with two.client("alice", handler=fail):
+                for number in numbers:
+                    await one.send("alice", "note", number)
+                    await one.publish("topic", number)
+                await handled.got(2 * len(numbers))
+                await told.got(len(numbers))
+            assert sorted(handled.data) == sorted(2 * numbers)
+            assert sorted(told.data) == sorted(2 * numbers[1::2])
 
     @scenario()
     async def test_g5_a_send_to_nobody_is_refused(self, uri: str) -> None:

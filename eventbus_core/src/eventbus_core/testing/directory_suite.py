@@ -170,6 +170,31 @@ class DirectorySuite(UnderTest):
             assert owner.node == "n0"
 
     @scenario()
+    async def test_g9_any_number_of_nodes_may_clean_up_after_a_dead_one_at_once(self, uri: str) -> None:
+        """Whatever many renewals clear away at the same time, nobody loses what was claimed from the dead meanwhile."""
+        names = [f"client-{number}" for number in range(1200)]
+        taken = names[::7]
+
+        async def renew(party: Party) -> None:
+            for _ in range(6):
+                assert await party.directory.renew(), "a lease that was renewed in time has ended"
+
+        async with parties(uri, "n0", "n1", "n2", "n3") as (dead, *members):
+            for each in members:
+                await each.enter()
+            await dead.enter(3 * SHORT_LEASE)
+            await dead.directory.claim(names, takeover=True)
+            await until(lambda: is_free(members[0].directory, names[0]), "the clients of a dead node are free")
+            async with anyio.create_task_group() as group:
+                for each in members:
+                    group.start_soon(renew, each)
+                granted(await members[1].directory.claim(taken, takeover=False))
+            assert await listed(members[0].directory) == sorted(taken)
+            assert await listed(members[2].directory, "n2") == sorted(taken)
+            owners = await members[0].directory.locate(names)
+            assert [name for name, owner in zip(names, owners, strict=True) if owner] == taken
+
+    @scenario()
     async def test_g9_a_node_that_renews_keeps_its_clients(self, uri: str) -> None:
         """However often the lease is renewed, it holds, and says how long it still does."""
         async with parties(uri) as (one, two):

@@ -10,10 +10,11 @@ from eventbus_core.bus import Bus
 from eventbus_core.client import Client
 from eventbus_core.errors import ClientNotFound, ClientTakenOver
 from eventbus_core.losses import Undeliverable
-from eventbus_core.testing.guarantees import scenario
+from eventbus_core.testing.guarantees import for_all, naming, scenario
 from eventbus_core.testing.inbox import read
 from eventbus_core.testing.severed import severable_buses
 from eventbus_core.testing.under_test import UnderTest
+from eventbus_core.testing.upheaval import Step, carry_out, deaths, upheavals
 from eventbus_core.testing.waiting import tasks, until
 
 SHORT_LEASE = 1.0
@@ -22,6 +23,17 @@ LONG_LEASE = 30.0
 
 class FailureSuite(UnderTest):
     """The guarantees while a node fails."""
+
+    def test_g1_g2_g5_g8_whoever_freezes_or_dies_all_is_handled_once_or_reported(
+        self, uri: str, anyio_backend_name: str
+    ) -> None:
+        """While nodes freeze, go on and die, what is sent to clients that move comes to whom it is for, or is told."""
+
+        def check(steps: list[Step], deaths: set[int]) -> None:
+            anyio.run(carry_out, uri, steps, deaths, backend=anyio_backend_name)
+
+        with naming(self.test_g1_g2_g5_g8_whoever_freezes_or_dies_all_is_handled_once_or_reported):
+            for_all(check, examples=max(1, self.examples // 4), steps=upheavals, deaths=deaths)
 
     @scenario()
     async def test_g8_a_client_moves_away_from_a_node_that_is_cut_off(self, uri: str) -> None:
