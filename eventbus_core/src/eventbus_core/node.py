@@ -24,7 +24,8 @@ from eventbus_core.holdings import Holdings
 from eventbus_core.hooks import Hook, HookRunner
 from eventbus_core.link import Link
 from eventbus_core.losses import Dropped, Gap, Undeliverable
-from eventbus_core.mailbox import EXPIRED, Mailboxes
+from eventbus_core.mailbox import EXPIRED
+from eventbus_core.mailboxes import Mailboxes
 from eventbus_core.names import node_address
 from eventbus_core.options import BusOptions
 from eventbus_core.outbox import Outbox
