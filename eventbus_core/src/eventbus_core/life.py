@@ -12,6 +12,7 @@ from anyio.abc import TaskGroup
 
 from eventbus_core.errands import NODE_UNREACHABLE
 from eventbus_core.errors import BusClosed, ClientTakenOver, EventBusError, TransportUnavailable
+from eventbus_core.link import RETRY_PAUSE
 from eventbus_core.log import get_logger
 from eventbus_core.names import RESERVED
 from eventbus_core.node import LocalNode, Service
@@ -24,7 +25,6 @@ TICK: Final = 0.05
 LEAVE_TIMEOUT: Final = 2.0
 HOOK_TIMEOUT: Final = 1.0
 BUS_CLOSED: Final = "bus closed"
-PAUSE: Final = 0.2
 
 
 class Life:
@@ -160,9 +160,9 @@ class Life:
                 return await step()
             except TransportUnavailable as error:
                 self.node.link.failed(error)
-                if self.node.ownership.alone:  # then nobody else can have our clients
+                if not self.node.ownership.entered:  # then nobody else can have our clients
                     self.node.mailboxes.verified()
-                await anyio.sleep(PAUSE)
+                await anyio.sleep(RETRY_PAUSE)
 
     async def _drain(self) -> None:
         """Let what was accepted be handled."""
@@ -248,7 +248,7 @@ class Life:
                 self.node.presence.say(CLIENT_RELEASED, client=holding.name)
 
     async def _keep_lease(self) -> None:
-        if self.node.ownership.alone:
+        if not self.node.ownership.entered:
             await self._enter_late()
         async for lost, taken in self.node.ownership.keep_lease():
             for holding, owner in taken:

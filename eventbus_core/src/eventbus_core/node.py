@@ -171,7 +171,7 @@ class LocalNode:
     async def joined(self, pattern: str | None = None) -> None:
         """Return once what matches *pattern*, or every pattern so far, arrives from other nodes."""
         self.check_open()
-        if self.ownership.alone:
+        if not self.ownership.entered:
             return  # there are no others, and this node waits for every lane before it joins them
         with self.waits.within(None):
             if pattern is None:

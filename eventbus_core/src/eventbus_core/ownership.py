@@ -19,7 +19,7 @@ from eventbus_core.errors import (
     TransportUnavailable,
 )
 from eventbus_core.holding import Holding
-from eventbus_core.link import Link
+from eventbus_core.link import RETRY_PAUSE, Link
 from eventbus_core.log import get_logger
 from eventbus_core.options import BusOptions
 from eventbus_core.transport import Claim, Directory, Owner, Terms
@@ -28,7 +28,6 @@ from eventbus_core.wire import WIRE_VERSION
 logger = get_logger("eventbus")
 
 RENEWALS_PER_LEASE: Final = 3
-PAUSE: Final = 0.2
 
 
 class Ownership:
@@ -82,14 +81,14 @@ class Ownership:
         """
         terms = Terms(WIRE_VERSION, self._options.lanes)
         with anyio.CancelScope(shield=True):  # half an entry would keep our id from us until its lease ends
-            first, self.incarnation = self.alone, await self._directory.enter(self._node, self._options.lease, terms)
-        if first:
+            again, self.incarnation = self.entered, await self._directory.enter(self._node, self._options.lease, terms)
+        if not again:
             self.on_entered()
 
     @property
-    def alone(self) -> bool:
-        """Whether this node has not entered yet; then it holds its clients provisionally, by epoch 0."""
-        return not self.incarnation
+    def entered(self) -> bool:
+        """Whether this node has entered; before, it holds its clients provisionally, by epoch 0."""
+        return bool(self.incarnation)
 
     def check_entered(self) -> None:
         """
@@ -98,7 +97,7 @@ class Ownership:
         Raises:
             TransportUnavailable: it has not, so that it knows of nobody but itself.
         """
-        if self.alone:
+        if not self.entered:
             raise TransportUnavailable(
                 "the broker has not been reached yet: this node is alone and knows of its own clients only"
             )
@@ -143,7 +142,7 @@ class Ownership:
 
     async def leave(self) -> None:
         """Release everything and leave the namespace."""
-        if not self.alone:
+        if self.entered:
             await self._directory.leave()
 
     def runners(self) -> Iterator[Callable[[], Coroutine[Any, Any, None]]]:
@@ -171,9 +170,9 @@ class Ownership:
         failures = 0
         while True:
             if self._hurry.is_set():
-                await anyio.sleep(failures * PAUSE)
+                await anyio.sleep(failures * RETRY_PAUSE)
             else:
-                with anyio.move_on_after(PAUSE if self.lost else self._options.lease / RENEWALS_PER_LEASE):
+                with anyio.move_on_after(RETRY_PAUSE if self.lost else self._options.lease / RENEWALS_PER_LEASE):
                     await self._hurry.wait()
             if self._over:
                 return
@@ -248,9 +247,9 @@ class Ownership:
             if not which:
                 continue
             names = [holding.name for _, holding in which]
-            if self.alone:
+            if not self.entered:
                 for index, holding in which:
-                    refused[index] = self._claim_alone(holding, takeover=takeover)
+                    refused[index] = self._claim_provisionally(holding, takeover=takeover)
                 continue
             try:
                 answers = await self._directory.claim(names, takeover)
@@ -287,7 +286,7 @@ class Ownership:
                 names.add(holding.name)
         return refused
 
-    def _claim_alone(self, holding: Holding, *, takeover: bool) -> Owner | None:
+    def _claim_provisionally(self, holding: Holding, *, takeover: bool) -> Owner | None:
         """Claim for the time being; others may hold the client, and will keep it."""
         previous = Owner(self._node, 0, 0) if holding.name in self.clients else None
         if previous is not None and not takeover:

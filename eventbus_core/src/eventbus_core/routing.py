@@ -37,7 +37,7 @@ from eventbus_core.waits import Waits
 MOVED: Final = "$sys.moved"
 UNDELIVERABLE: Final = "$sys.undeliverable"
 NO_HANDLER: Final = "no handler"
-PAUSE: Final = 0.1
+LOOK_AGAIN: Final = 0.1
 
 Wait: TypeAlias = Coroutine[Any, Any, None] | None
 Indexes: TypeAlias = Sequence[PatternIndex[Mailbox]]
@@ -70,7 +70,7 @@ class Router:
         options, node, outbox, ownership, subscriptions, directory, waits: what it was made of.
         internal: takes an event for this node that no application handles; returns whether it did.
         address: of this node.
-        alone: whether this node has not joined the others yet: what it publishes or broadcasts is for itself.
+        begun: whether this node has joined the others; before, what it publishes or broadcasts is for itself.
         next_id: returns an id that no other event of the namespace has.
         clients: of this node.
         remembered: the owners of remote clients, and remote nodes, as last heard of.
@@ -92,7 +92,7 @@ class Router:
     ) -> None:
         self.internal = internal
         self.address = node_address(node)
-        self.alone = True
+        self.begun = False
         self.clients = ownership.clients
         self.remembered: dict[str, Route] = {}
         self.accepted = self.local = 0
@@ -111,7 +111,7 @@ class Router:
 
     def begin(self, incarnation: int) -> None:
         """Number events as those of this *incarnation*, and let them go to other nodes too."""
-        self.alone = False
+        self.begun = True
         self.remembered.clear()  # their queues may be those of before
         self._lanes.clear()
         self._number(f"{incarnation:x}")
@@ -154,7 +154,7 @@ class Router:
         Raises:
             TransportUnavailable: there was no room within ``send_timeout``; nobody gets the event.
         """
-        queue = None if self.alone else self._lanes.get(topic) or self._lane(topic)
+        queue = (self._lanes.get(topic) or self._lane(topic)) if self.begun else None
         return self._spread(event, size, queue, (self.subscriptions.topics, self.subscriptions.locals))
 
     def broadcast(self, event: Event, size: int, *, include_self: bool) -> Wait:
@@ -165,7 +165,7 @@ class Router:
             TransportUnavailable: there was no room within ``send_timeout``; nobody gets the event.
         """
         here = (self.subscriptions.handlers, self.subscriptions.locals) if include_self else ()
-        return self._spread(event, size, None if self.alone else self.outbox.queue(ALL_NODES), here)
+        return self._spread(event, size, self.outbox.queue(ALL_NODES) if self.begun else None, here)
 
     def doubtful(self) -> bool:
         """Return whether the directory may not know everybody who is there, since it has lost its memory."""
@@ -270,7 +270,7 @@ class Router:
         owner = await (self._find_node(target[1:]) if target[:1] == NODE_SIGN else self.locate(target))
         if owner is None:
             if self.doubtful() or not await self._is_known():
-                await anyio.sleep(PAUSE)
+                await anyio.sleep(LOOK_AGAIN)
                 return
             raise ClientNotFound(target)
         if owner.node != self.node:
