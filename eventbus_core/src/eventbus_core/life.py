@@ -141,7 +141,7 @@ class Life:
         await self._persist(self.node.ownership.enter)
         self.node.router.trust_after = monotonic() + self.node.options.lease  # the broker may come with no memory
         await self._introduce()
-        self.node.ownership.hurry()
+        self.node.lease.hurry()
 
     async def _come_in(self) -> None:
         """Tell the application once events of other nodes arrive and the claims made alone are settled."""
@@ -182,7 +182,7 @@ class Life:
     async def _wind_up(self) -> None:
         """Give up what this node holds, see off or report every event that it has taken in, and take in no more."""
         self.node.presence.say(NODE_LEFT, died=False)
-        self.node.ownership.end()
+        self.node.lease.end()
         for holding in list(self.node.ownership.clients.values()):
             self.node.ownership.drop(holding)
             self.node.end(holding, BusClosed("the bus is closed"))
@@ -250,7 +250,7 @@ class Life:
     async def _keep_lease(self) -> None:
         if not self.node.ownership.entered:
             await self._enter_late()
-        async for lost, taken in self.node.ownership.keep_lease():
+        async for lost, taken in self.node.lease.keep():
             for holding, owner in taken:
                 self.node.end(holding, ClientTakenOver(holding.name, owner.node))
             self._settled.set()

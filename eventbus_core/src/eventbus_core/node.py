@@ -32,6 +32,7 @@ from eventbus_core.handlers import Handler, HandlerContext
 from eventbus_core.hearing import Hearing
 from eventbus_core.holding import Holding
 from eventbus_core.hooks import Hook, HookRunner
+from eventbus_core.lease import Lease
 from eventbus_core.link import Link
 from eventbus_core.losses import Dropped, Gap, Undeliverable
 from eventbus_core.mailbox import EXPIRED, MAILBOX_FULL, Mailbox, Mailboxes
@@ -106,11 +107,11 @@ class LocalNode:
             self.directory,
             options,
             self.id,
-            self.link,
-            self._verified,
+            lambda: self.lease.hurry(),
             lambda holding: self.exchange.took_over(holding),
             self.end,
         )
+        self.lease = Lease(self.directory, options.lease, self.id, self.link, self.ownership, self._verified)
         self.sessions = Sessions(options, self.id, 0, ordered=transport.capabilities.ordered)
         self.sessions.on_answer = self._answered
         self.subscriptions = Subscriptions(transport, options, self.arrived, self.sessions.left)
@@ -127,6 +128,7 @@ class LocalNode:
             self.id,
             self.outbox,
             self.ownership,
+            self.lease,
             self.subscriptions,
             self.directory,
             self.waits,
@@ -194,7 +196,7 @@ class LocalNode:
     def _doubt(self) -> None:
         """Hand nothing out until the directory has confirmed our clients: for a while we did not hear of others."""
         self.mailboxes.doubt()
-        self.ownership.hurry()
+        self.lease.hurry()
 
     def _unreached(self, queue: Queue) -> None:
         """Find out what became of the node of *queue*, which does not listen, or does not answer."""
@@ -205,7 +207,7 @@ class LocalNode:
     def _unsure(self) -> None:
         """Ask again who holds our clients if nothing is handed out before that is known."""
         if self.mailboxes.doubtful():
-            self.ownership.hurry()
+            self.lease.hurry()
 
     def _verified(self) -> None:
         """By the directory's word our lease holds, and the clients that we hold are ours."""
@@ -446,7 +448,7 @@ class LocalNode:
             mailbox_events=self.mailboxes.waiting(),
             outage_seconds=self.link.seconds_down(),
             interruptions=delivery.interruptions,
-            leases_lost=self.ownership.losses,
+            leases_lost=self.lease.losses,
             hooks_skipped=self.hooks.skipped,
             frame_events=outbox.sizes.histogram(),
             send_seconds=outbox.seconds.histogram(),

@@ -21,6 +21,7 @@ from msgspec.structs import replace
 from eventbus_core.asking import AskingDirectory
 from eventbus_core.errors import ClientNotFound, TransportUnavailable
 from eventbus_core.event import Event, copy_event, decode_event, encode_event, encode_unread
+from eventbus_core.lease import Lease
 from eventbus_core.losses import Undeliverable
 from eventbus_core.mailbox import Mailbox
 from eventbus_core.names import EVERYONE, NODE_SIGN, RESERVED, check_address, check_client, node_address
@@ -85,6 +86,7 @@ class Router:
         node: str,
         outbox: Outbox,
         ownership: Ownership,
+        lease: Lease,
         subscriptions: Subscriptions,
         directory: Directory,
         waits: Waits,
@@ -103,6 +105,7 @@ class Router:
         self.node = node
         self.outbox = outbox
         self.ownership = ownership
+        self._lease = lease
         self.subscriptions = subscriptions
         self.directory = directory
         self._lanes: dict[str, Queue] = {}
@@ -169,7 +172,7 @@ class Router:
 
     def doubtful(self) -> bool:
         """Return whether the directory may not know everybody who is there, since it has lost its memory."""
-        return self.ownership.lost or monotonic() < self.trust_after
+        return self._lease.lost or monotonic() < self.trust_after
 
     async def locate(self, client: str) -> Owner | None:
         """Return the owner of *client* as the directory knows it now."""
@@ -284,7 +287,7 @@ class Router:
         """Return whether the directory knows this node; if not, it has lost its memory, and we are to enter again."""
         known = any(node.id == self.node for node in await self.directory.nodes())
         if not known:
-            self.ownership.hurry()
+            self._lease.hurry()
         return known
 
     async def _find_node(self, node: str) -> Owner | None:
