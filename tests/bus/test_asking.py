@@ -9,7 +9,7 @@ import pytest
 
 from eventbus import ClientTakenOver
 from eventbus_core import Claim, Frame, Owner
-from eventbus_core.asking import Alive
+from eventbus_core.inquiry import Alive
 from eventbus_core.testing.severed import severable_buses
 from tests.bus.support import DEADLINE, Hooked, read, take, tasks, until
 
@@ -84,7 +84,7 @@ async def test_g1_who_was_cut_off_hands_nothing_out_before_it_was_heard_and_answ
             monkeypatch.setattr(old.transport, "publish", slow)
             monkeypatch.setattr(directory, "claim", watched)
             if not known:
-                old.bus._node.asking._nodes.clear()  # type: ignore[union-attr]
+                old.bus._node.asking._others.clear()  # type: ignore[union-attr]
             old.transport.mend()
             await until(lambda: len(rounds) == 1, "nobody has answered")
             before = read(group, alice)
@@ -100,7 +100,7 @@ async def test_g11_a_node_that_never_answers_holds_up_nobody_for_longer_than_a_l
     async with severable_buses(URI, 1, lease=1.0) as (one,), one.bus.client("alice") as alice:
         asking = one.bus._node.asking
         assert asking is not None
-        asking._nodes["ghost"] = Alive("ghost", 1, 86_400.0, asking._me.wire_version, asking._me.lanes), float("inf")
+        asking._others.hear(Alive("ghost", 1, 86_400.0, asking._me.wire_version, asking._me.lanes))
         one.transport.mend()
         await until(lambda: one.bus._node.mailboxes.stale(), "it has heard that frames may be lost")
         await one.bus.send("alice", "note", 1)
