@@ -1,11 +1,11 @@
 """
 The directory of a transport that has none: every node is asked, and the answers of all are the record.
 
-Each node knows what it holds. Who looks for a client, or claims one, asks everybody and waits
-until all nodes that are known to live have answered, or for ``ASK_TIMEOUT`` once the broker has the
-question: a node that does not answer by then is taken to hold nothing. If it turns out later that two
-hold a client, who claimed it last keeps it. Nodes say regularly that they live; who has not for the
-length of its lease is dead. Numbers come from the clock, and grow beyond whatever was heard of.
+Each node knows what it holds. Who looks for a client, or claims one, asks everybody and waits until all nodes that are
+known to live have answered, or for ``ASK_TIMEOUT`` once the broker has the question: a node that does not answer by
+then is taken to hold nothing. If it turns out later that two hold a client, who claimed it last keeps it. Nodes say
+regularly that they live; who has not for the length of its lease is dead. Numbers come from the clock, and grow beyond
+whatever was heard of.
 """
 
 from __future__ import annotations
@@ -69,6 +69,7 @@ class AskingDirectory(Directory):
         self._held: dict[str, int] = {}
         self._claiming: dict[str, int] = {}
         self._taking: set[str] = set()  # of these, those that will be ours whoever holds them
+        self._taken: dict[str, Owner] = {}  # and those that we held, which another took over meanwhile
         self._others = Neighbours()
         self._polls: dict[int, Poll] = {}
         self._taken_by: NodeAlreadyPresent | NamespaceMismatch | None = None
@@ -156,6 +157,8 @@ class AskingDirectory(Directory):
             patient = not takeover and not self._others.alive()
             poll = await self._poll(clients, epochs, takeover, patient=patient)
             owners = poll.winners(dict(zip(clients, epochs, strict=True)), takeover=takeover)
+            for client, taken in self._taken.items():
+                owners[client] = max(owners.get(client, taken), taken, key=lambda owner: owner.epoch)
             if not takeover and not poll.complete and not self._held.keys().isdisjoint(clients):
                 self.unsure()
             claims = [
@@ -171,6 +174,7 @@ class AskingDirectory(Directory):
         finally:
             for client in clients:
                 self._claiming.pop(client, None)
+                self._taken.pop(client, None)
                 self._taking.discard(client)
 
     async def _grant(self, client: str, epoch: int, owner: Owner | None, takeover: bool) -> Claim | Owner:
@@ -183,8 +187,7 @@ class AskingDirectory(Directory):
             return owner
         if owner is not None and owner.epoch > epoch:  # its clock is ahead of ours
             self._last = max(self._last, owner.epoch)
-            (claim,) = await self.claim([client], takeover)
-            return claim
+            return (await self.claim([client], takeover))[0]
         self._held[client] = epoch
         return Claim(client, epoch, owner)
 
@@ -254,6 +257,8 @@ class AskingDirectory(Directory):
             self.claimed(client, owner if question.takeover else None)
             if question.takeover and self._held.get(client, epoch) < epoch:
                 del self._held[client]
+                if client in self._claiming:
+                    self._taken[client] = owner
         self.tell_node(question.me.node, ANSWER, Answer(self._me, question.number, held, claiming))
 
     def _reconcile(self, answer: Answer) -> None:

@@ -107,7 +107,7 @@ class Poll:
         rivals: dict[str, list[Owner]] = {}
         for answer in self.answers.values():
             for client, epoch in answer.claiming.items():
-                if takeover or (client not in owners and epoch < ours[client]):
+                if client in ours and (takeover or (client not in owners and epoch < ours[client])):
                     rivals.setdefault(client, []).append(Owner(answer.me.node, answer.me.incarnation, epoch))
         for client, claims in rivals.items():
             held = [owners[client]] if client in owners else []
