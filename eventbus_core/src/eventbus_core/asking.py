@@ -200,8 +200,7 @@ class AskingDirectory(Directory):
         owners = (await self._poll(clients)).owners()
         for client in clients:
             mine = self._claiming[client] if client in self._taking else self._held.get(client)
-            theirs = owners.get(client)
-            if mine is not None and (theirs is None or theirs.epoch < mine):
+            if mine is not None and (client not in owners or owners[client].epoch < mine):
                 owners[client] = self._mine(mine)
         return [owners.get(client) for client in clients]
 
