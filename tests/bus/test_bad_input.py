@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import eventbus
-from eventbus import ClientNotFound, ConfigurationError, EventDataError, EventTooLarge, InvalidName
+from eventbus import ClientNotFound, ConfigurationError, EventDataError, EventTooLarge, InvalidName, OptionError
 from tests.bus.support import Inbox, buses, fence, fresh_namespace, take
 
 BAD_TOPICS = (
@@ -330,6 +330,24 @@ async def test_an_event_that_is_too_large_is_refused(uri: str) -> None:
         await handler.got(3)
         await fence([a], [b])
         assert (len(near), len(far), len(handler)) == (1, 1, 3)
+
+
+@pytest.mark.parametrize("seconds", [float("nan"), -1.0, "5"])
+async def test_what_is_no_number_of_seconds_is_refused(uri: str, seconds: Any) -> None:
+    """A wait or a client would be there for ever, or no time at all."""
+    async with buses(uri, 1) as (bus,), bus.client("bob", handler=Inbox()) as bob:
+        calls: list[Callable[[], Awaitable[object]]] = [
+            lambda: bus.send("bob", "n", expires=seconds),
+            lambda: bob.send("bob", "n", expires=seconds),
+            lambda: bus.request("bob", "n", timeout=seconds),
+            lambda: bus.wait_for("n", timeout=seconds),
+        ]
+        for call in calls:
+            with pytest.raises(OptionError, match="seconds"):
+                await call()
+        with pytest.raises(OptionError, match="linger"):
+            bus.client("amy", linger=seconds)
+        assert bus.stats().pending_requests == 0
 
 
 async def test_headers_count_as_part_of_the_event(uri: str) -> None:

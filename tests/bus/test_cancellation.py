@@ -238,7 +238,7 @@ async def test_a_send_cancelled_while_it_waits_is_not_sent(uri: str, attempts: A
                 await inbox.got(1 + bool(sent))
                 await fence([a], [b])
                 assert inbox.data == ([1, 2] if sent else [2]), attempt
-            a._node.router.forget("bob")
+            a._node.router.routes.forget("bob")
         async with buses(uri, 1, mailbox_events=1, laggard_timeout=60.0) as (bus,):
             for attempt in attempts():
                 async with bus.client("bob") as bob:

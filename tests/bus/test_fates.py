@@ -90,7 +90,7 @@ async def test_g11_the_owners_that_a_sender_remembers_are_bounded(uri: str) -> N
         for _ in range(2):
             for name in names:
                 await a.send(name, "n", name)
-                assert len(a._node.router.remembered) <= 2
+                assert len(a._node.router.routes.known) <= 2
         await inbox.got(10)
         assert sorted(inbox.data) == sorted(2 * names)
 

@@ -7,10 +7,12 @@ from time import monotonic
 from typing import get_args
 
 import anyio
+import attrs
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 import eventbus
 from eventbus import ClientNotFound, Dropped, Event, Gap, LimitExceeded, OptionError
@@ -231,11 +233,12 @@ async def test_a_policy_that_is_none_is_refused(uri: str) -> None:
         assert str(caught.value) == expected
 
 
-async def test_g10_a_gap_that_is_one_too_many_for_a_full_client_ends_it_and_nobody_else(uri: str) -> None:
-    """The gap is told to every client, and one whose policy is to close may end by it."""
+@pytest.mark.parametrize("policy", get_args(Overflow))
+async def test_g10_a_gap_takes_no_room_and_ends_nobody(uri: str, policy: Overflow) -> None:
+    """It is told to every client, in its place, and keeps its count also where the mailbox is full."""
     async with (
         buses(uri, 1, mailbox_events=5, laggard_timeout=0.1) as (bus,),
-        bus.client("full", overflow="close") as full,
+        bus.client("full", overflow=policy) as full,
         bus.client("other") as other,
     ):
         for number in range(5):
@@ -243,9 +246,45 @@ async def test_g10_a_gap_that_is_one_too_many_for_a_full_client_ends_it_and_nobo
         await until(lambda: full._holding.mailbox._lagging)
         gap = Gap("gone", node_partition(bus.node), 3)
         bus._node.delivery._tell(gap)
-        with pytest.raises(LimitExceeded):
-            await take(full, 6)
+        assert [event.data for event in await take(full, 6)] == [*range(5), gap]
         assert [event.data for event in await take(other, 1)] == [gap]
+        assert bus.stats().dropped == 0
+
+
+async def test_g10_gaps_outlive_the_events_around_them(uri: str) -> None:
+    """What is dropped and what was missed is told apart; gaps of one sender and partition add up."""
+    async with (
+        buses(uri, 1, mailbox_events=5, laggard_timeout=0.1) as (bus,),
+        bus.client("bob") as bob,
+    ):
+        partition = node_partition(bus.node)
+        await bus.send("bob", "n", "first")
+        await until(lambda: bob._holding.mailbox._lagging)
+        for number in range(20):
+            bus._node.delivery._tell(Gap("gone", partition, number))
+            bus._node.delivery._tell(Gap("too", partition, 2**62))
+            await bus.send("bob", "n", number)
+        gone, too = Gap("gone", partition, sum(range(16))), Gap("too", partition, 2**62)
+        events = [event.data for event in await take(bob, 3 + 1 + 3 * 4)]
+        assert sorted(events[:3], key=repr) == [Dropped(16), gone, too]
+        assert events[3:] == [
+            15,
+            *(item for number in range(16, 20) for item in (attrs.evolve(gone, missed=number), too, number)),
+        ]
+        assert bus.stats().dropped == 16
+
+
+def test_g10_a_gap_keeps_its_place_behind_what_is_held_back() -> None:
+    """Events that are forwarded come first, then what came here directly, and the gap where it was among it."""
+    mailbox = Mailbox(Mailboxes(BusOptions(lease=3600), monotonic(), lambda *_: None), lambda: None)
+    gap = Gap("gone", "n:here", 3)
+    mailbox.hold_back()
+    mailbox.put([_event(1)], KIB, None)
+    mailbox.tell(gap)
+    mailbox.put([_event(2)], KIB, None)
+    mailbox.put([replace(_event(0), hops=1)], KIB, None)
+    mailbox.let_through()
+    assert [event.data for event in iter(mailbox.next, None)] == [0, 1, gap, 2]
 
 
 def test_g11_a_node_that_is_slow_as_a_whole_lets_its_senders_be_less_ahead() -> None:
@@ -268,28 +307,72 @@ def test_g11_a_node_that_is_slow_as_a_whole_lets_its_senders_be_less_ahead() -> 
     assert (mailboxes.ease, mailboxes.lead, mailboxes.dropped) == (1.0, lead, 0)
 
 
+@pytest.mark.parametrize("alone", [True, False], ids=["all are slow", "one of many"])
+def test_g11_who_keeps_taking_events_is_a_laggard_only_beside_others_that_keep_up(alone: bool) -> None:
+    """Where all are slow, senders wait for as long as it takes, but for nobody who stands still."""
+    start = monotonic()
+    mailboxes = Mailboxes(BusOptions(laggard_timeout=2.0, lease=3600), start, lambda *_: None)
+    slow, brisk = Mailbox(mailboxes, lambda: None), Mailbox(mailboxes, lambda: None)
+    slow.put([_event(number) for number in range(100)], KIB, None)
+    for number in range(300):
+        slow.add(_event(100 + number), KIB)
+    for tick in range(1, 100):
+        if not alone:
+            brisk.add(_event(tick), KIB)
+            assert len([*iter(brisk.next, None)]) == 1
+        slow.next()
+        mailboxes.tend(start + tick / 10)
+        assert slow.full() == (alone or tick <= 20)
+    for tick in range(100, 130):
+        mailboxes.tend(start + tick / 10)
+        assert slow.full() == (alone and tick < 120)
+
+
+def test_g11_bounds_hold_where_all_are_slow() -> None:
+    """Senders to many do not wait for as long as those to one: what they send meanwhile may be more than may wait."""
+    start = monotonic()
+    mailboxes = Mailboxes(BusOptions(laggard_timeout=2.0, lease=3600, mailbox_events=50), start, lambda *_: None)
+    slow = Mailbox(mailboxes, lambda: None)
+    for tick in range(1, 100):
+        slow.put([_event(number) for number in range(4)], KIB, None)
+        slow.next()
+        mailboxes.tend(start + tick / 10)
+        assert slow.count <= 50 or tick <= 30
+    assert mailboxes.dropped > 0
+
+
 @given(
     st.sampled_from(["drop_oldest", "drop_newest"]),
-    st.lists(st.one_of(st.integers(1, 12), st.just("take"), st.just("tend")), max_size=60),
+    st.lists(
+        st.one_of(
+            st.integers(1, 12),
+            st.builds(Gap, st.sampled_from("ab"), st.sampled_from("xy"), st.integers(1, 9)),
+            st.sampled_from(["take", "tend"]),
+        ),
+        max_size=60,
+    ),
     st.integers(1, 8),
     st.integers(1, 40),
 )
 def test_g11_what_came_and_what_is_said_to_be_missing_is_all(
-    policy: Overflow, steps: list[int | str], most: int, kib: int
+    policy: Overflow, steps: list[int | Gap | str], most: int, kib: int
 ) -> None:
-    """Whatever comes and is taken when: events and markers together count through what was put in, without a hole."""
+    """Whatever comes, is missed and is taken when: events and markers count through all of it, without a hole."""
     options = BusOptions(mailbox_events=most, mailbox_size=kib * KIB, lease=3600)
     mailboxes = Mailboxes(options, monotonic(), lambda *_: None)
     mailbox = Mailbox(mailboxes, lambda: None, policy)
     put = expected = 0
+    told: Counter[Gap | None] = Counter()
+    heard: Counter[Gap | None] = Counter()
 
     def take_one() -> bool:
         nonlocal expected
         event = mailbox.next()
         if event is None:
             return False
-        if isinstance(event.data, Dropped):
+        if isinstance(event.data, Dropped | Gap):
             expected += event.data.missed
+            heard[_kind(event.data)] += event.data.missed
         else:
             assert event.data == expected
             expected += 1
@@ -302,6 +385,10 @@ def test_g11_what_came_and_what_is_said_to_be_missing_is_all(
         elif isinstance(step, int):
             mailbox.put([_event(put + more) for more in range(step)], step * KIB, None)
             put += step
+        elif isinstance(step, Gap):
+            mailbox.tell(step)
+            put += step.missed
+            told[_kind(step)] += step.missed
         elif step == "take":
             take_one()
         else:
@@ -310,6 +397,12 @@ def test_g11_what_came_and_what_is_said_to_be_missing_is_all(
     while take_one():
         pass
     assert expected == put
+    told[None] = mailboxes.dropped
+    assert +heard == +told
+
+
+def _kind(loss: Dropped | Gap) -> Gap | None:
+    return attrs.evolve(loss, missed=0) if isinstance(loss, Gap) else None
 
 
 def _event(number: int) -> Event:

@@ -406,7 +406,7 @@ async def test_g8_a_takeover_from_a_node_that_hangs_waits_until_the_others_have_
             assert isinstance(late, Deaf)
             hung.ears, late.ears = anyio.Event(), anyio.Event()
             group.start_soon(claim)
-            await until(lambda: (owner := d._node.router.cached("bob")) is None or owner.node != a.node)
+            await until(lambda: (owner := d._node.router.routes.cached("bob")) is None or owner.node != a.node)
             late.ears.set()
             await claimed.wait()
             await c.send("bob", "n", 1)

@@ -94,7 +94,7 @@ def test_a_table_shows_both_loads() -> None:
     ended = run("bench", *SHORT)
     assert (ended.returncode, ended.stderr) == (0, "")
     first_words = [line.split()[0] for line in ended.stdout.splitlines() if line.strip()]
-    assert first_words == ["memory://:", "load", "saturated", "unloaded", "python"]
+    assert first_words == ["memory://:", "p50", "load", "saturated", "unloaded", "python"]
 
 
 def test_a_node_that_dies_ends_the_bench(backends: Path) -> None:

@@ -119,7 +119,7 @@ def test_a_table_shows_each_node_and_the_total() -> None:
     ended = run("demo", "--nodes", "2", "--seconds", "0.2")
     assert (ended.returncode, ended.stderr) == (0, "")
     first_words = [line.split()[0] for line in ended.stdout.splitlines() if line.strip()]
-    assert first_words == ["memory://:", "node", "node-1", "node-2", "all", "expected"]
+    assert first_words == ["memory://:", "p50", "node", "node-1", "node-2", "all", "expected"]
     assert "each once, in order" in ended.stdout
 
 

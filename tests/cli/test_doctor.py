@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from redis import Redis
 
+import eventbus
 from eventbus_core import Finding, TransportURI, load_backend
 from eventbus_core.options import parse_options
 from eventbus_redis.diagnosis import encryption
@@ -20,7 +21,7 @@ from tests.servers import RedisServer
 
 CHECKS = [
     *("connection", "server", "TLS", "rights", "output buffer", "memory", "clock", "round trip"),
-    *("namespace", "nodes"),
+    *("namespace", "nodes", "versions"),
 ]
 
 
@@ -44,13 +45,13 @@ async def test_on_a_server_that_is_well_all_is_ok(redis_server: RedisServer) -> 
     found: list[dict[str, Any]] = json.loads(done.stdout)
     assert [finding["check"] for finding in found] == CHECKS
     assert {finding["level"] for finding in found} == {"ok"}, found
-    assert found[-1]["detail"] == "2 live, all answer"
+    assert found[-2]["detail"] == "2 live, all answer"
     assert all(check in shown.stdout for check in CHECKS)
     assert done.returncode == 0
 
 
 def test_a_backend_without_checks_of_its_own_is_tried_out() -> None:
-    assert examined("memory://", 0).keys() == {"connection", "round trip", "namespace", "nodes"}
+    assert examined("memory://", 0).keys() == {"connection", "round trip", "namespace", "nodes", "versions"}
 
 
 def test_a_server_that_is_down() -> None:
@@ -65,6 +66,7 @@ def test_settings_that_lose_data_are_found_and_the_mend_works(redis_server: Redi
     redis(redis_server, "CONFIG SET client-output-buffer-limit 'pubsub 64kb 64kb 10'")
     found = examined(redis_server.uri, 1)
     assert (found["memory"].level, found["output buffer"].level) == ("error", "warning")
+    assert found["output buffer"].detail.startswith("subscribers are cut at 64 KiB, 64 KiB for 10 s; up to 256 KiB")
     redis(redis_server, *(found[check].mend.partition(",")[0] for check in ("memory", "output buffer")))
     found = examined(redis_server.uri, 0)
     assert (found["memory"].level, found["output buffer"].level) == ("ok", "ok")
@@ -91,6 +93,14 @@ def test_a_channel_that_may_not_be_subscribed_to(redis_server: RedisServer) -> N
     assert "&eventbus:default:*" in found["rights"].mend
 
 
+def test_a_server_that_keeps_its_settings_to_itself(tmp_path: Path) -> None:
+    """As managed services do."""
+    with RedisServer(tmp_path, "--rename-command", "CONFIG", "") as server:
+        found = examined(server.uri, 0)
+    assert {check for check, finding in found.items() if finding.level != "ok"} == {"output buffer", "memory"}
+    assert "unknown command" in found["memory"].detail
+
+
 def test_a_replica_is_no_primary(redis_server: RedisServer) -> None:
     redis(redis_server, "REPLICAOF 127.0.0.1 1")
     found = examined(redis_server.uri, 1)
@@ -109,6 +119,16 @@ async def test_a_namespace_of_another_lane_count(redis_uri: str) -> None:
     finding = next(row for row in json.loads(done.stdout) if row["check"] == "namespace")
     assert finding["level"] == "error"
     assert "lanes=" in finding["mend"]
+
+
+async def test_nodes_of_another_version(redis_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with two_nodes(redis_uri) as place:
+        monkeypatch.setattr("eventbus_core.node.__version__", "0.0.9")
+        done = await place.run("doctor", "--json")
+    found = {row["check"]: Finding(**row) for row in json.loads(done.stdout)}
+    assert found["versions"].level == "warning"
+    assert f"server-2 runs 0.0.9; this is {eventbus.__version__}" in found["versions"].detail
+    assert found["nodes"].level == "ok"
 
 
 async def test_what_is_tried_leaves_nothing_behind(redis_server: RedisServer) -> None:

@@ -73,8 +73,9 @@ async def test_top_shows_the_counters_of_all_nodes(redis_uri: str) -> None:
             assert row["answer_ms"] > 0
             assert 0 < row["send_ms"][0] <= row["send_ms"][1]  # its answer, if nothing else
         table = (await place.run("top", "--interval", "0.1", "--count", "1")).stdout.splitlines()
-    assert table[0].split()[:4] == ["node", "clients", "out/s", "in/s"]
-    assert [line.split()[0] for line in table[1:]] == ["server-1", "server-2"]
+    assert table[1].split()[:4] == ["node", "clients", "out/s", "in/s"]
+    assert [line.split()[0] for line in table[2:]] == ["server-1", "server-2"]
+    assert [line.split()[-1] for line in table[2:]] == ["none", "none"]
 
 
 async def test_tail_shows_what_matches(redis_uri: str) -> None:
@@ -101,7 +102,7 @@ async def test_tail_can_be_a_client_but_takes_it_only_if_told_to(redis_uri: str)
     async with two_nodes(redis_uri) as place:
         refused = await place.run("tail", "--client", "acme/alice")
         assert refused.returncode == 2
-        assert "held by node 'server-1'" in refused.stderr
+        assert "held by node 'server-1'; to take it, say --takeover" in refused.stderr
         arguments = ("tail", "news.>", "--client", "acme/alice", "--takeover", "--count", "2")
         with place.start(*arguments) as process:
             assert await error_line(process) == "listening as acme/alice\n"

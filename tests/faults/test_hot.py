@@ -42,8 +42,11 @@ async def test_6_every_node_at_full_speed_to_one(redis_server: RedisServer) -> N
     assert here.figures.p99 < FORM.p99
 
 
-async def test_6_to_handlers_that_take_a_millisecond(redis_server: RedisServer) -> None:
-    async with trial("6 the same, handlers take 1 ms", redis_server, delay=0.001, resend_size=SMALL) as here:
+@pytest.mark.parametrize("milliseconds", [1, 5])
+async def test_6_to_handlers_that_take_their_time(redis_server: RedisServer, milliseconds: int) -> None:
+    """All of the node are slow: senders go at their pace, however long what was under way at first takes them."""
+    name = f"6 the same, handlers take {milliseconds} ms"
+    async with trial(name, redis_server, delay=milliseconds / 1000, resend_size=SMALL) as here:
         await heat(here)
     print(here.growth())
     nothing_lost(here.figures)
@@ -61,6 +64,24 @@ async def test_6_the_others_go_on_while_a_node_is_stopped(redis_server: RedisSer
         here.nodes[STOPPED].resume()
         await here.flowing()
     nothing_lost(here.figures)
+    assert here.figures.silence < 2 * LAGGARD
+
+
+@pytest.mark.parametrize("node", [STOPPED, HOT], ids=["sender", "receiver"])
+async def test_6_a_node_is_stopped_at_full_speed(redis_server: RedisServer, node: int) -> None:
+    """A sender: the others go on to the receiver. The receiver: they wait for it, and go on when it does."""
+    stopped = "the receiver" if node == HOT else "a sender"
+    name = f"6 full speed to one node, {stopped} stopped for 5 s"
+    async with trial(name, redis_server, absent=[HOT] if node == HOT else [], resend_size=SMALL) as here:
+        await here.heat(HOT)
+        await here.flowing(at=[HOT])
+        here.nodes[node].pause()
+        await anyio.sleep(STOP)
+        here.nodes[node].resume()
+        await here.flowing(at=[HOT])
+    nothing_lost(here.figures)
+    assert here.cuts == 0
+    assert here.refused == [{}] * 3
     assert here.figures.silence < 2 * LAGGARD
 
 

@@ -84,15 +84,15 @@ class Trial:
         for node in self.nodes:
             await node.ask("pace", rate=rate / len(self.nodes))
 
-    async def flowing(self, *nodes: int) -> None:
-        """Return once each of *nodes*, or all, hears each of the others again, and a calm time after."""
-        numbers = nodes or range(len(self.nodes))
-        marks = {node: length(self._path(node, "handled")) for node in numbers}
+    async def flowing(self, *nodes: int, at: Collection[int] = ()) -> None:
+        """Return once each of *nodes*, or all, is heard again by each of them, or of *at*, and a calm time after."""
+        numbers = set(nodes or range(len(self.nodes)))
+        marks = {node: length(self._path(node, "handled")) for node in at or numbers}
 
         def heard(node: int) -> set[int]:
             return {self.plan.ends(stream)[0] for stream, _, _ in read(self._path(node, "handled"), marks[node])}
 
-        await until(lambda: all(heard(node) >= set(numbers) for node in numbers), "each node hears all others again")
+        await until(lambda: all(heard(node) >= numbers for node in marks), "the nodes hear each other again")
         await anyio.sleep(FORM.calm)
 
     def kill(self, node: int) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tests.gateway.browser import Page, browser
-from tests.gateway.servers import find_browser, gateways
+from tests.gateway.servers import find_browser, gateways, until
 from tests.servers import RedisServer
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
@@ -45,6 +45,7 @@ def main() -> None:
         bob = Page(driver, two, "acme", "bob", "lobby")
         carol = Page(driver, three, "acme", "carol", "lobby", "cats")
         dave = Page(driver, one, "acme", "dave", "lobby")
+        until(lambda: {"person:carol", "person:dave"} <= set(alice.targets()), "alice sees all")
         alice.say("Good morning, everyone", to="workspace:")
         bob.say("Morning! Is the build green?", to="room:lobby")
         carol.say("It is. I also fed the cats", to="room:cats")

@@ -61,6 +61,7 @@ def test_messages_arrive_where_they_should_and_show_their_way(
     alice, bob, carol = pages
     stranger = Page(driver, fleet[0], "umbrella", "alice", "cats")
     assert stranger.targets() == ["workspace:", "room:cats"]
+    until(lambda: "person:carol" in alice.targets(), "alice sees carol")
     alice.say("for bob", to="person:bob")
     bob.gets("for bob")
     alice.say("for <b>cats</b> & co", to="room:cats")
@@ -134,3 +135,10 @@ def test_a_second_window_of_the_same_person_ends_the_first(driver: Any, three: l
     first = Page(driver, three[0], "twice", "alice")
     Page(driver, three[1], "twice", "alice")
     until(lambda: "another window" in first.text("#banner"), "the first window says so")
+
+
+def test_who_is_in_too_many_rooms_is_told_to_leave_one(driver: Any, three: list[Gateway]) -> None:
+    page = Page(driver, three[0], "rooms", "alice", *(f"r{number}" for number in range(16)))
+    page.keys("room", "more")
+    assert page.text("#messages .note") == "You are in 16 rooms; leave one first."
+    assert "room:more" not in page.targets()

@@ -20,8 +20,8 @@ from eventbus_core.errors import BusClosed, RequestTimeout
 from eventbus_core.event import Event
 from eventbus_core.explanation import Explanation
 from eventbus_core.hooks import Hook
-from eventbus_core.node import Headers
-from eventbus_core.options import Overflow
+from eventbus_core.options import Overflow, check_seconds
+from eventbus_core.sender import Headers
 from eventbus_core.stats import Stats
 from eventbus_core.transport import Node, Owner, Partition
 
@@ -272,7 +272,9 @@ class BlockingClient(_Blocking):
 
         Raises:
             RequestTimeout: none came within *timeout* seconds.
+            OptionError: *timeout* is no number of seconds.
         """
+        check_seconds("timeout", timeout)
 
         async def wait() -> Event:
             with anyio.move_on_after(timeout):

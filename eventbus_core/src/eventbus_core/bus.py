@@ -15,9 +15,10 @@ from eventbus_core.hooks import Hook
 from eventbus_core.life import Life
 from eventbus_core.losses import Dropped, Gap, Undeliverable
 from eventbus_core.names import check_client, check_identifier, check_pattern, check_topic
-from eventbus_core.node import Headers, LocalNode
-from eventbus_core.options import BusOptions, Overflow, check_overflow
+from eventbus_core.node import LocalNode
+from eventbus_core.options import BusOptions, Overflow, check_overflow, check_seconds
 from eventbus_core.requests import Pending
+from eventbus_core.sender import Headers
 from eventbus_core.stats import Stats
 from eventbus_core.topics import lane_of
 from eventbus_core.transport import Node, Owner, Partition, Transport, lane_partition
@@ -140,8 +141,9 @@ class Bus:
 
         Raises:
             InvalidName: *name* is neither ``name`` nor ``tenant/name``.
-            OptionError: *overflow* is none of these.
+            OptionError: *overflow* is none of these, or *linger* no number of seconds.
         """
+        check_seconds("linger", linger)
         policy = check_overflow(overflow)
         return Client(self._node, name, takeover=takeover, linger=linger, handler=handler, overflow=policy)
 
@@ -162,13 +164,13 @@ class Bus:
         Raises:
             ClientNotFound: nobody owns the client, or the node is not on the bus.
         """
-        wait = self._node.send(self._node.router.address, target, type, data, headers, expires)
+        wait = self._node.sender.send(self._node.router.address, target, type, data, headers, expires)
         if wait is not None:
             await wait
 
     async def publish(self, topic: str, data: object = None, *, headers: Headers | None = None) -> None:
         """Send to every subscriber of *topic*, handlers and clients, on every node; the topic is the event's type."""
-        wait = self._node.publish(self._node.router.address, topic, data, headers)
+        wait = self._node.sender.publish(self._node.router.address, topic, data, headers)
         if wait is not None:
             await wait
 
@@ -176,13 +178,13 @@ class Bus:
         self, type: str, data: object = None, *, headers: Headers | None = None, include_self: bool = True
     ) -> None:
         """Send to the handlers of every node; of this one only with *include_self*."""
-        wait = self._node.broadcast(self._node.router.address, type, data, headers, include_self=include_self)
+        wait = self._node.sender.broadcast(self._node.router.address, type, data, headers, include_self=include_self)
         if wait is not None:
             await wait
 
     async def emit(self, type: str, data: object = None, *, headers: Headers | None = None) -> None:
         """Hand to the handlers of this node alone; nothing leaves it."""
-        wait = self._node.emit(type, data, headers)
+        wait = self._node.sender.emit(type, data, headers)
         if wait is not None:
             await wait
 
@@ -204,7 +206,7 @@ class Bus:
             RequestFailed: none will come: the receiver is gone, or its handler raised.
             LimitExceeded: as many requests as may wait for their answers.
         """
-        return await self._node.request(self._node.router.address, target, type, data, timeout, headers)
+        return await self._node.sender.request(self._node.router.address, target, type, data, timeout, headers)
 
     async def reply(self, request: Event, data: object = None, *, headers: Headers | None = None) -> None:
         """
@@ -214,7 +216,7 @@ class Bus:
             EventBusError: it is no request.
             ClientNotFound: the node that asked is gone.
         """
-        wait = self._node.reply(self._node.router.address, request, data, headers)
+        wait = self._node.sender.reply(self._node.router.address, request, data, headers)
         if wait is not None:
             await wait
 
@@ -280,7 +282,7 @@ class Bus:
                 pending.settle(error)
 
         handler = Handler(self._node.handler_context, check_pattern(pattern), settle)
-        self._node.check_open()
+        self._node.sender.check_open()
         self._node.add_handler(handler)
         try:
             with self._node.waits.within(
@@ -297,12 +299,12 @@ class Bus:
     async def locate(self, client: str) -> Owner | None:
         """Return the node that holds *client*, by the directory's word, or ``None``."""
         check_client(client)
-        self._node.check_open()
+        self._node.sender.check_open()
         return await self._node.router.locate(client)
 
     async def nodes(self) -> list[Node]:
         """Return the live nodes of the namespace, by id."""
-        self._node.check_open()
+        self._node.sender.check_open()
         self._node.ownership.check_entered()
         return sorted(await self._node.directory.nodes(), key=lambda node: node.id)
 
@@ -318,7 +320,7 @@ class Bus:
     async def explain(self, client: str) -> Explanation:
         """Return where *client* is by the directory's word, and what this node believes."""
         check_client(client)
-        self._node.check_open()
+        self._node.sender.check_open()
         return await self._node.explain(client)
 
     async def node_stats(self, node: str, *, timeout: float = 5.0) -> Stats:
@@ -337,7 +339,7 @@ class Bus:
 
         Who comes or goes meanwhile may be missed.
         """
-        self._node.check_open()
+        self._node.sender.check_open()
         self._node.ownership.check_entered()
         if node is not None:
             check_identifier("node", node)

@@ -15,8 +15,9 @@ from eventbus_core.holding import Holding
 from eventbus_core.losses import LOSS, loss_of
 from eventbus_core.mailbox import Mailbox
 from eventbus_core.names import check_client, check_pattern
-from eventbus_core.node import Headers, LocalNode
+from eventbus_core.node import LocalNode
 from eventbus_core.options import Overflow
+from eventbus_core.sender import Headers
 
 
 class Client:
@@ -55,7 +56,7 @@ class Client:
         mailbox = Mailbox(node.mailboxes, self._wake, overflow) if self._handler is None else self._handler.mailbox
         self._holding = holding = Holding(name, mailbox, self._wake, linger)
         if mailbox.overflow == "close":
-            mailbox.on_full = lambda: node.overflowed(holding)
+            mailbox.on_full = lambda: node.holdings.overflowed(holding)
         self._entered = self._stopped = False
 
     async def __aenter__(self) -> Self:
@@ -69,7 +70,7 @@ class Client:
         """
         if self._entered or self._stopped:
             raise BusClosed(f"the handle of client {self.name!r} cannot be entered again; make another")
-        await self._node.claim(self._holding, takeover=self._takeover)
+        await self._node.holdings.claim(self._holding, takeover=self._takeover)
         self._entered = True
         return self
 
@@ -83,7 +84,7 @@ class Client:
         if self._stopped:
             return
         self._stopped = True
-        await self._node.release(self._holding)
+        await self._node.holdings.release(self._holding)
 
     @property
     def epoch(self) -> int:
@@ -105,13 +106,13 @@ class Client:
         expires: float | None = None,
     ) -> None:
         """Do what :meth:`Bus.send` does, in the client's name."""
-        wait = self._node.send(self._source(), target, type, data, headers, expires)
+        wait = self._node.sender.send(self._source(), target, type, data, headers, expires)
         if wait is not None:
             await wait
 
     async def publish(self, topic: str, data: object = None, *, headers: Headers | None = None) -> None:
         """Do what :meth:`Bus.publish` does, in the client's name."""
-        wait = self._node.publish(self._source(), topic, data, headers)
+        wait = self._node.sender.publish(self._source(), topic, data, headers)
         if wait is not None:
             await wait
 
@@ -125,11 +126,11 @@ class Client:
         headers: Headers | None = None,
     ) -> Event:
         """Do what :meth:`Bus.request` does, in the client's name."""
-        return await self._node.request(self._source(), target, type, data, timeout, headers)
+        return await self._node.sender.request(self._source(), target, type, data, timeout, headers)
 
     async def reply(self, request: Event, data: object = None, *, headers: Headers | None = None) -> None:
         """Do what :meth:`Bus.reply` does, in the client's name."""
-        wait = self._node.reply(self._source(), request, data, headers)
+        wait = self._node.sender.reply(self._source(), request, data, headers)
         if wait is not None:
             await wait
 

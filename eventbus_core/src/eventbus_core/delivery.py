@@ -4,11 +4,11 @@ What becomes of the frames that arrive: to the mailboxes of those concerned, or 
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from itertools import groupby
-from operator import itemgetter
+from operator import attrgetter
 from time import monotonic
-from typing import Final
+from typing import Final, TypeAlias
 
 from anyio.lowlevel import checkpoint
 
@@ -19,7 +19,7 @@ from eventbus_core.handlers import HandlerContext
 from eventbus_core.histogram import SHORTEST, Spread
 from eventbus_core.incoming import Ready
 from eventbus_core.log import get_logger
-from eventbus_core.losses import Gap, loss_event
+from eventbus_core.losses import Gap
 from eventbus_core.mailbox import Mailbox
 from eventbus_core.names import RESERVED, is_identifier
 from eventbus_core.refusals import LEFT, Refusals
@@ -33,6 +33,11 @@ logger = get_logger("eventbus")
 
 EVENTS_PER_TURN: Final = 256
 FRAMES_PER_TURN: Final = 32
+BY_TYPE: Final = attrgetter("type")
+BY_TARGET: Final = attrgetter("target")
+
+Run: TypeAlias = tuple[tuple[Mailbox, ...], Iterable[Event]]
+"""Events that came one after the other, and who all receive them."""
 
 
 class Delivery:
@@ -148,14 +153,10 @@ class Delivery:
         if partition == self._partition:
             self._deliver_addressed(events, item)
         elif partition == ALL_NODES:
-            match, internal = self._subscriptions.handlers.match, self._router.internal
-            self._deliver_spread(
-                ((event, match(event.type)) for event in events if event.type[:1] != RESERVED or not internal(event)),
-                item,
-            )
+            self._deliver_spread(self._broadcasts(events), item)
         else:
             match = self._subscriptions.topics.match
-            self._deliver_spread(((event, match(event.target[1:])) for event in events), item)
+            self._deliver_spread(((match(target[1:]), run) for target, run in groupby(events, BY_TARGET)), item)
 
     def _deliver_addressed(self, events: list[Event], ready: Ready) -> None:
         """Sort the events of a frame into one chunk per mailbox: one wake-up per client, not per event."""
@@ -188,13 +189,21 @@ class Delivery:
             self._router.report(event, event.accepted_by(ready.header.node), NO_HANDLER)
         return 0
 
-    def _deliver_spread(self, matched: Iterable[tuple[Event, tuple[Mailbox, ...]]], ready: Ready) -> None:
-        """Deliver events of which each may have many receivers, to each its own copy."""
+    def _broadcasts(self, events: list[Event]) -> Iterator[Run]:
+        match = self._subscriptions.handlers.match
+        for type, run in groupby(events, BY_TYPE):
+            if type[:1] != RESERVED:
+                yield match(type), run
+            elif others := [event for event in run if not self._router.internal(event)]:
+                yield match(type), others
+
+    def _deliver_spread(self, runs: Iterable[Run], ready: Ready) -> None:
+        """Deliver events of which each may have many receivers, to each its own: to all but the first, a copy."""
         chunks: dict[Mailbox, list[Event]] = {}
-        for mailboxes, run in groupby(matched, itemgetter(1)):
-            events = [event for event, _ in run]
-            for mailbox in mailboxes:
-                chunks.setdefault(mailbox, []).extend(map(copy_event, events))
+        for mailboxes, run in runs:
+            events = list(run)
+            for place, mailbox in enumerate(mailboxes):
+                chunks.setdefault(mailbox, []).extend(map(copy_event, events) if place else events)
         self._put(chunks, 0, ready)
 
     def _put(self, chunks: dict[Mailbox, list[Event]], strays: int, ready: Ready) -> None:
@@ -211,10 +220,10 @@ class Delivery:
     def _tell(self, gap: Gap) -> None:
         """Put *gap* into the stream of every client that may have lost something by it."""
         self._on_gap(gap)
-        for holding in list(self._clients.values()):  # one that is full may end by it
+        for holding in self._clients.values():
             if gap.partition == self._partition or any(
                 gap.partition == lane_partition(lane)
                 for pattern in holding.patterns or ()
                 for lane in lanes_of(pattern, self._options.lanes)
             ):
-                holding.mailbox.put([loss_event(gap)], 0, None)
+                holding.mailbox.tell(gap)

@@ -88,7 +88,7 @@ class Errands:
     def suspect(self, queue: Queue) -> None:
         """Find out whether the node of *queue* is still there, as it does not take its events."""
         if queue.node is not None:
-            self._router.resettle(queue)
+            self._router.routes.resettle(queue)
             self._suspects.add(queue.node)
             self._work.set()
 
@@ -168,7 +168,7 @@ class Errands:
         elif event.hops >= MAX_HOPS:
             self._router.report(event, origin, TOO_MANY_HOPS)
         else:
-            self._router.remember(event.target, owner)
+            self._router.routes.remember(event.target, owner)
             self.pass_on(event, origin, owner)
 
     def _is_to_look(self) -> bool:
@@ -215,7 +215,7 @@ class Errands:
         if queue is not None and queue.later is not None:
             queue.later.append(lambda: self._give_up(node))  # what is under way comes back if nobody listened
             return
-        self._router.forget_node(node)
+        self._router.routes.forget_node(node)
         self._sessions.forget(node)
         if queue is None:
             return
@@ -229,7 +229,7 @@ class Errands:
 
     def _on_left(self, session: Outgoing, first: int) -> None:
         """Send what a node that leaves has not taken in after the clients that it was for."""
-        self._router.forget_node(session.partition.partition(":")[2])
+        self._router.routes.forget_node(session.partition.partition(":")[2])
         for events in self._outbox.abandon(session, first):
             for event in events:
                 self.stray(event, None)

@@ -149,7 +149,7 @@ class Exchange:
         if not is_identifier(moved.owner.node):
             self._refusals.add(OWN, f"{event!r} names a node that cannot be")
         elif moved.owner.node != self._router.node:
-            self._router.remember(moved.client, moved.owner)
+            self._router.routes.remember(moved.client, moved.owner)
 
     def _taken_over(self, event: Event) -> None:
         taken = event.decode(TakenOver)
@@ -157,7 +157,7 @@ class Exchange:
             self._refusals.add(OWN, f"{event!r} names a node that cannot be")
             return
         if taken.node != self._router.node:
-            self._router.remember(taken.client, Owner(taken.node, 0, taken.epoch))
+            self._router.routes.remember(taken.client, Owner(taken.node, 0, taken.epoch))
         self._ownership.supersede(taken.client, taken.epoch, taken.node)
         self._router.tell_node(taken.node, HANDED_OVER, event.id)
 
@@ -168,7 +168,7 @@ class Exchange:
         fate = event.decode(Undeliverable)
         if fate.type == TAKEN_OVER:
             self.settle_handover(fate.id)
-        self._router.forget(fate.target)
+        self._router.routes.forget(fate.target)
         if fate.type[:1] != RESERVED:
             counts = self._router.undeliverable
             counts[fate.reason if fate.reason in counts or len(counts) < MAX_REASONS else "other"] += 1

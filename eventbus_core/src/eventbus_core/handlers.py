@@ -104,8 +104,9 @@ class HandlerContext:
 
     def retired(self, handler: Handler) -> None:
         """Take note that *handler* is done for good; does nothing on successive calls."""
-        self._retiring.discard(handler)
-        self._retired.set()
+        if handler in self._retiring:
+            self._retiring.remove(handler)
+            self._retired.set()
 
     async def settled(self) -> None:
         """Return once no handler that was taken off is at work any more."""

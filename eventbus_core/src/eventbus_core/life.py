@@ -16,7 +16,7 @@ from eventbus_core.link import RETRY_PAUSE
 from eventbus_core.log import get_logger
 from eventbus_core.names import RESERVED
 from eventbus_core.node import LocalNode, Service
-from eventbus_core.presence import CLIENT_CLAIMED, CLIENT_RELEASED, NODE_JOINED, NODE_LEFT
+from eventbus_core.presence import CLIENT_CLAIMED, NODE_JOINED, NODE_LEFT
 from eventbus_core.transport import ALL_NODES, node_partition
 
 logger = get_logger("eventbus")
@@ -58,7 +58,7 @@ class Life:
                         if not self.node.link.alone:
                             await self._introduce()
                             await self._join()
-                        self.node.open = self.node.opened = True
+                        self.node.sender.open = self.node.opened = True
                         try:
                             yield
                         except anyio.get_cancelled_exc_class():
@@ -91,7 +91,7 @@ class Life:
         try:
             yield
         finally:
-            self.node.open = False
+            self.node.sender.open = False
             self.node.waits.end()
             try:
                 with anyio.move_on_after(LEAVE_TIMEOUT, shield=True):
@@ -166,7 +166,7 @@ class Life:
 
     async def _drain(self) -> None:
         """Let what was accepted be handled."""
-        self.node.open = False
+        self.node.sender.open = False
         mailboxes = [handler.mailbox for handler in self.node.handlers]
         with anyio.move_on_after(self.node.options.close_timeout) as scope:
             await self.node.outbox.flush()
@@ -185,7 +185,7 @@ class Life:
         self.node.lease.end()
         for holding in list(self.node.ownership.clients.values()):
             self.node.ownership.drop(holding)
-            self.node.end(holding, BusClosed("the bus is closed"))
+            self.node.holdings.end(holding, BusClosed("the bus is closed"))
         await self._leave()
         await self.node.errands.settled()
         self.node.sessions.close()
@@ -242,17 +242,14 @@ class Life:
             self.node.delivery.tend(now)
             self.node.errands.tend()
             self.node.outbox.tend(now)
-            for holding in [holding for holding, until in self.node.lingering.items() if until < now]:
-                self.node.ownership.release_soon(holding)
-                self.node.end(holding, BusClosed(f"client {holding.name!r} did not come back"))
-                self.node.presence.say(CLIENT_RELEASED, client=holding.name)
+            self.node.holdings.tend(now)
 
     async def _keep_lease(self) -> None:
         if not self.node.ownership.entered:
             await self._enter_late()
         async for lost, taken in self.node.lease.keep():
             for holding, owner in taken:
-                self.node.end(holding, ClientTakenOver(holding.name, owner.node))
+                self.node.holdings.end(holding, ClientTakenOver(holding.name, owner.node))
             self._settled.set()
             if lost:
                 self.node.router.trust_after = monotonic() + self.node.options.lease

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections import Counter
+from typing import Any, Final, TypeAlias
 
 import attrs
 import msgspec
 from msgspec.structs import force_setattr
 
 from eventbus_core.event import Event
+from eventbus_core.wire import LARGEST
 
 LOSS: Final = "$sys.loss"
 """The type of an event that stands in a client's stream where others were lost."""
@@ -37,6 +39,10 @@ class Gap:
     missed: int
 
 
+Losses: TypeAlias = Counter[Dropped | Gap]
+"""How many events were lost in one place of a stream, by losses that themselves count none."""
+
+
 @attrs.frozen
 class Undeliverable:
     """
@@ -53,6 +59,24 @@ class Undeliverable:
     source: str
     target: str
     reason: str
+
+
+def count_up(loss: Dropped | Gap) -> Losses:
+    """Return *loss* as the only one of its place."""
+    return Counter({attrs.evolve(loss, missed=0): loss.missed})
+
+
+def add_up(first: Losses | None, second: Losses | None) -> Losses | None:
+    """Return both, which are now of one place: those that differ in their count alone become one."""
+    if first and second:
+        first.update(second)
+    return first or second
+
+
+def take_one(losses: Losses) -> Dropped | Gap:
+    """Take one out of *losses*, which are some."""
+    kind = next(iter(losses))
+    return attrs.evolve(kind, missed=min(losses.pop(kind), LARGEST))  # numbers of gaps may be forged
 
 
 def loss_of(event: Event) -> Dropped | Gap | None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
+from operator import length_hint
 from time import monotonic, time
 from typing import Final, TypeAlias
 
 import anyio
+import msgspec
 
 from eventbus_core.event import Event
 from eventbus_core.incoming import Ticket
-from eventbus_core.losses import LOSS, Dropped, loss_event
+from eventbus_core.losses import Dropped, Gap, Losses, add_up, count_up, loss_event, take_one
 from eventbus_core.options import BusOptions, Overflow
 
 LOCAL_CHUNK: Final = 256
@@ -25,18 +27,20 @@ NOTHING: Final[Iterator[Event]] = iter(())
 OnDropped: TypeAlias = Callable[[list[Event], str | None, str], None]
 
 
-class Chunk:
-    """Events that came together; *ticket* is settled once all of them have been handled or dropped."""
+class Chunk(msgspec.Struct, eq=False):
+    """
+    Events that came together, and what was lost just before them.
 
-    __slots__ = ("events", "missed", "sender", "since", "size", "ticket")
+    *ticket* is settled once all of them have been handled or dropped. One chunk is made for nearly every visit to a
+    mailbox: a struct of msgspec takes a third of the time of a class.
+    """
 
-    def __init__(self, events: list[Event], size: int, ticket: Ticket | None, since: float) -> None:
-        self.events = events
-        self.size = size
-        self.ticket = ticket
-        self.since = since
-        self.missed = 0  # events that were dropped just before these
-        self.sender = None if ticket is None else ticket.node
+    events: list[Event]
+    size: int
+    ticket: Ticket | None
+    sender: str | None
+    since: float
+    losses: Losses | None = None
 
     def settle(self) -> None:
         """Give the sender its credit back; does nothing on successive calls."""
@@ -116,7 +120,8 @@ class Mailboxes:
         Let no mailbox hold back the credit of its senders for longer than ``laggard_timeout``.
 
         Where events are late and no consumer has caught up for as long, the node itself is slow: then
-        its senders get less to be ahead by, before all of its mailboxes are taken for laggards.
+        its senders get less to be ahead by, and a consumer that keeps at it is no laggard, for what
+        was under way already may be more than it can handle in that time.
         """
         if self.stale():
             return
@@ -125,8 +130,10 @@ class Mailboxes:
         slow = self._rested_at < late and any(mailbox.late(late) for mailbox in self.busy)
         self.ease = max(self.ease / 2, LEAST_EASE) if slow else min(self.ease * 1.1, 1.0)
         self.lead = max(1, int(self.ease * min(self.options.local_lead, self.options.mailbox_events)))
+        before = now - self.options.laggard_timeout
         for mailbox in list(self.busy):
-            mailbox.stop_holding_up(now - self.options.laggard_timeout)
+            if not mailbox.kept_at(now) or self.ease == 1.0:
+                mailbox.stop_holding_up(before)
 
     def _set_clock(self, now: float) -> None:
         self.now = now
@@ -154,13 +161,13 @@ class Mailbox:
 
     While the consumer keeps up, nothing is dropped: remote senders wait for the credit that
     unhandled events hold back, local ones for room. A consumer that leaves an event waiting for
-    longer than ``laggard_timeout`` holds up nobody any more; from then on, until it has caught
-    up, what is beyond the bounds is dealt with as *overflow* says.
+    longer than ``laggard_timeout`` holds up nobody any more, unless the node is slow as a whole and
+    this one keeps at it; from then on, until it has caught up, what is beyond the bounds is dealt
+    with as *overflow* says.
 
     Attributes:
         overflow: ``drop_oldest``, ``drop_newest``, or ``close``: then *on_full* is called, if there is one.
         on_full: called when too much waits; it is to :meth:`close`.
-        count: events waiting.
         closed: whether :meth:`close` was called.
     """
 
@@ -168,15 +175,18 @@ class Mailbox:
         "_behind",
         "_chunks",
         "_current",
+        "_far",
         "_lagging",
-        "_missed",
+        "_losses",
+        "_moved_at",
         "_near",
+        "_place",
         "_rest",
         "_room",
         "_shared",
         "_size",
+        "_taken",
         "closed",
-        "count",
         "on_full",
         "overflow",
         "wake",
@@ -192,17 +202,31 @@ class Mailbox:
         self._rest: Iterator[Event] = NOTHING  # of the current chunk
         self._size = 0
         self._lagging = False
-        self._near = 0  # events of this node among those that wait
+        self._taken = 0  # chunks
+        self._place = 0, 0  # where the consumer was at the last tick: chunks taken, events left of the last
+        self._moved_at = 0.0
+        self._near = 0  # events of this node that wait
+        self._far = 0  # and of others
         self._room: anyio.Event | None = None
         self._behind: list[Chunk] | None = None
-        self._missed = 0  # events that were dropped after all that wait
-        self.count = 0
+        self._losses: Losses | None = None  # after all that waits
         self.closed = False
+
+    @property
+    def count(self) -> int:
+        """How many events wait."""
+        return self._near + self._far
 
     def put(self, events: list[Event], size: int, ticket: Ticket | None) -> None:
         """Add *events* of *size* bytes; never refuses and never waits."""
-        chunk = Chunk(events, size, ticket, self._shared.now)
-        if self._behind is not None and not any(event.hops for event in events):
+        self._come(Chunk(events, size, ticket, None if ticket is None else ticket.node, self._shared.now))
+
+    def tell(self, gap: Gap) -> None:
+        """Put word of *gap* behind all that waits: it takes no room, and is never dropped."""
+        self._come(Chunk([], 0, None, None, self._shared.now, count_up(gap)))
+
+    def _come(self, chunk: Chunk) -> None:
+        if self._behind is not None and not any(event.hops for event in chunk.events):
             self._behind.append(chunk)
         else:
             self._take_in(chunk)
@@ -212,17 +236,24 @@ class Mailbox:
         shared = self._shared
         return (self._near >= shared.lead or self._size >= shared.room) and not self._lagging
 
+    def offer(self, event: Event, size: int) -> bool:
+        """Add one event of this node if there is room; return whether there was."""
+        shared = self._shared
+        if (self._near >= shared.lead or self._size >= shared.room) and not self._lagging:
+            return False
+        self.add(event, size)
+        return True
+
     def add(self, event: Event, size: int) -> None:
         """Add one event of this node; never refuses and never waits."""
         last = self._chunks[-1] if self._chunks else None
-        if last is not None and last.sender is None and len(last.events) < LOCAL_CHUNK and not self._missed:
+        if last is not None and last.sender is None and len(last.events) < LOCAL_CHUNK and not self._losses:
             last.events.append(event)
             last.size += size
-            self.count += 1
             self._near += 1
             self._size += size
         else:
-            self._append(Chunk([event], size, None, self._shared.now))
+            self._append(Chunk([event], size, None, None, self._shared.now))
         if self._lagging:
             self._keep_bounds()
 
@@ -249,8 +280,8 @@ class Mailbox:
         Return the next event, or ``None`` if there is none now.
 
         To ask for the next is to say that the one before has been handled. In the place of events
-        that were dropped comes one whose data is a :class:`Dropped`. Events that have expired are
-        passed over, and reported.
+        that were lost comes one whose data is a :class:`Dropped` or a :class:`Gap`. Events that have
+        expired are passed over, and reported.
         """
         # This is done for every event, so the usual one costs a look at the clock and a step of an iterator.
         if monotonic() > self._shared.fresh_until and self._shared.stale():
@@ -265,23 +296,22 @@ class Mailbox:
     def _next_chunk(self) -> Event | None:
         """Settle the current chunk, which is at its end, and return the first event of the next."""
         if self._current is not None:
-            self._current.settle()
+            if self._current.ticket is not None:
+                self._current.settle()
             self._current = None
+        losses = self._chunks[0].losses if self._chunks else self._losses
+        if losses:
+            return loss_event(take_one(losses))
         if not self._chunks:
-            if self._missed:
-                missed, self._missed = self._missed, 0
-                return loss_event(Dropped(missed))
             self._lagging = False
             self._shared.rest(self)
             return None
-        chunk = self._chunks[0]
-        if chunk.missed:
-            missed, chunk.missed = chunk.missed, 0
-            return loss_event(Dropped(missed))
-        self._current = self._chunks.popleft()
+        self._current = chunk = self._chunks.popleft()
         self._rest = iter(chunk.events)
+        self._taken += 1
         self._forget(chunk, len(chunk.events), chunk.size)
-        self._let_in()
+        if self._room is not None:
+            self._let_in()
         return next(self._rest)
 
     def stop_holding_up(self, before: float) -> None:
@@ -293,6 +323,18 @@ class Mailbox:
                 chunk.settle()
             self._keep_bounds()
             self._let_in()
+
+    def kept_at(self, now: float) -> bool:
+        """
+        Return whether the consumer took an event within ``laggard_timeout``, and no more waits than may.
+
+        To be asked at each tick.
+        """
+        options, place = self._shared.options, (self._taken, length_hint(self._rest))
+        if place != self._place:
+            self._place, self._moved_at = place, now
+        bounded = self.count <= options.mailbox_events and self._size <= options.mailbox_size
+        return bounded and self._moved_at >= now - options.laggard_timeout
 
     def late(self, before: float) -> bool:
         """Return whether the oldest event came before that time, and senders are to wait for it."""
@@ -314,15 +356,20 @@ class Mailbox:
             chunks.append(self._current)
         for chunk in chunks:
             chunk.settle()
-        self._chunks = self._current = self._behind = None
+        self._chunks = self._current = self._behind = self._losses = None
         self._rest = NOTHING
-        self.count = self._size = self._near = 0
+        self._size = self._near = self._far = 0
         self._shared.rest(self)
         self._let_in()
         self.wake()
-        return [(event, sender) for event, sender in left if event.type != LOSS]
+        return left
 
     def _take_in(self, chunk: Chunk) -> None:
+        if chunk.losses:
+            self._losses = add_up(self._losses, chunk.losses)
+            self._shared.busy.add(self)
+            self.wake()
+            return
         self._append(chunk)
         if self._lagging:
             chunk.settle()
@@ -331,22 +378,24 @@ class Mailbox:
     def _append(self, chunk: Chunk) -> None:
         if self._chunks is None:  # most of many clients are idle: they get no deque
             self._chunks = deque()
-        chunk.missed, self._missed = self._missed, 0
+        chunk.losses, self._losses = self._losses, None
         self._chunks.append(chunk)
-        self.count += len(chunk.events)
         self._size += chunk.size
         if chunk.sender is None:
             self._near += len(chunk.events)
+        else:
+            self._far += len(chunk.events)
         if len(self._chunks) == 1:
             chunk.since = monotonic()
             self._shared.busy.add(self)
             self.wake()
 
     def _forget(self, chunk: Chunk, events: int, size: int) -> None:
-        self.count -= events
         self._size -= size
         if chunk.sender is None:
             self._near -= events
+        else:
+            self._far -= events
 
     def _keep_bounds(self) -> None:
         """Deal with what is beyond the bounds."""
@@ -371,14 +420,14 @@ class Mailbox:
         lost, share = chunk.events[part], chunk.size * number // len(chunk.events)
         del chunk.events[part]
         chunk.size -= share
-        missed = number
+        losses: Losses | None = count_up(Dropped(number))
         if not chunk.events:
-            missed += chunk.missed
+            losses = add_up(chunk.losses, losses)
             _ = chunks.pop() if newest else chunks.popleft()
         if newest or not chunks:
-            self._missed += missed
+            self._losses = add_up(losses, self._losses)
         else:
-            chunks[0].missed += missed
+            chunks[0].losses = add_up(losses, chunks[0].losses)
         self._forget(chunk, number, share)
         self._shared.dropped += number
         self._shared.on_dropped(lost, chunk.sender, MAILBOX_FULL)

@@ -1,61 +1,51 @@
-"""This node on the bus: the layers put together, and what applications send."""
+"""This node on the bus: the layers put together, and what it knows of itself."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from time import monotonic, time
+from collections.abc import Callable, Coroutine, Sequence
+from time import monotonic
 from typing import Any, Final, TypeAlias
 
 import anyio
 import attrs
 from anyio.abc import TaskGroup
-from msgspec import Raw
-from msgspec.structs import replace
 
 from eventbus_core._version import __version__
 from eventbus_core.asking import AskingDirectory
 from eventbus_core.delivery import Delivery
 from eventbus_core.errands import Errands
-from eventbus_core.errors import (
-    BusClosed,
-    ConfigurationError,
-    EventBusError,
-    EventTooLarge,
-    LimitExceeded,
-    RequestTimeout,
-    TransportUnavailable,
-)
-from eventbus_core.event import Event, check_headers, encode_data
+from eventbus_core.errors import ConfigurationError, TransportUnavailable
+from eventbus_core.event import Event
 from eventbus_core.exchange import STATS, Exchange
 from eventbus_core.explanation import Explanation
 from eventbus_core.handlers import Handler, HandlerContext
 from eventbus_core.hearing import Hearing
-from eventbus_core.holding import Holding
+from eventbus_core.holdings import Holdings
 from eventbus_core.hooks import Hook, HookRunner
 from eventbus_core.lease import Lease
 from eventbus_core.link import Link
 from eventbus_core.losses import Dropped, Gap, Undeliverable
-from eventbus_core.mailbox import EXPIRED, MAILBOX_FULL, Mailbox, Mailboxes
-from eventbus_core.names import EVERYONE, check_address, check_topic, node_address, topic_address
+from eventbus_core.mailbox import EXPIRED, Mailboxes
+from eventbus_core.names import node_address
 from eventbus_core.options import BusOptions
 from eventbus_core.outbox import Outbox
 from eventbus_core.ownership import Ownership
-from eventbus_core.presence import CLIENT_CLAIMED, CLIENT_RELEASED, CLIENT_TAKEN_OVER, Presence
+from eventbus_core.presence import Presence
 from eventbus_core.queue import Queue
 from eventbus_core.refusals import Refusals
 from eventbus_core.requests import Requests
-from eventbus_core.routing import NO_HANDLER, Route, Router, Wait
+from eventbus_core.routing import NO_HANDLER, Router
+from eventbus_core.sender import Sender
 from eventbus_core.sessions import Sessions
 from eventbus_core.stats import Stats
 from eventbus_core.subscriptions import Subscriptions
 from eventbus_core.transport import ALL_NODES, Directory, Partition, Transport, node_partition
-from eventbus_core.waits import Waits, not_open
+from eventbus_core.waits import Waits
 from eventbus_core.wire import LARGEST_ENVELOPE
 
 SETTLE_TIMEOUT: Final = 4.0
 
 
-Headers: TypeAlias = Mapping[str, str]
 Service: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
 
 
@@ -82,7 +72,6 @@ class LocalNode:
             )
         self.id = transport.node
         self.options = options
-        self._largest = options.max_event_size
         self.transport = transport
         self.asking = asking = AskingDirectory(options.namespace, self.id) if transport.directory is None else None
         self.directory: Directory = transport.directory or asking  # type: ignore[assignment]
@@ -98,7 +87,7 @@ class LocalNode:
         self.waits = Waits()
         self.mailboxes = Mailboxes(options, monotonic(), self._dropped)
         self.handler_context = HandlerContext(
-            self.id, self.mailboxes, self._start, self._handler_failed, self.lost, lambda: self.open
+            self.id, self.mailboxes, self._start, self._handler_failed, self.lost, lambda: self.sender.open
         )
         self.handlers: dict[Handler, None] = {}
         self.refusals = Refusals(self.id)
@@ -109,7 +98,7 @@ class LocalNode:
             self.id,
             lambda: self.lease.hurry(),
             lambda holding: self.exchange.took_over(holding),
-            self.end,
+            lambda holding, reason: self.holdings.end(holding, reason),
         )
         self.lease = Lease(self.directory, options.lease, self.id, self.link, self.ownership, self._verified)
         self.sessions = Sessions(options, self.id, 0, ordered=transport.capabilities.ordered)
@@ -134,6 +123,7 @@ class LocalNode:
             self.waits,
             lambda event: self.exchange.take(event),
         )
+        self.sender = Sender(self.router, self.requests, self.waits)
         self.hearing = Hearing(self.router, self.refusals)
         self.exchange = Exchange(
             self.router,
@@ -160,19 +150,21 @@ class LocalNode:
         )
         if asking is not None:
             asking.tell_all, asking.tell_node = self.router.tell_all, self.router.tell_node
-            asking.superseded, asking.claimed = self.ownership.supersede, self.router.correct
+            asking.superseded, asking.claimed = self.ownership.supersede, self.router.routes.correct
             asking.told, asking.unsure = self.router.told, self._unsure
         self.presence = Presence(self.router, self.link)
+        self.holdings = Holdings(
+            self.router, self.sender, self.mailboxes, self.exchange, self.errands, self.presence, self.on_dropped.emit
+        )
         self._handler_failures = 0
-        self.lingering: dict[Holding, float] = {}
         self._answer = anyio.Event()
         self.tasks: TaskGroup | None = None
         self.early: list[Service] = []
-        self.open = self.opened = False
+        self.opened = False
 
     async def joined(self, pattern: str | None = None) -> None:
         """Return once what matches *pattern*, or every pattern so far, arrives from other nodes."""
-        self.check_open()
+        self.sender.check_open()
         if not self.ownership.entered:
             return  # there are no others, and this node waits for every lane before it joins them
         with self.waits.within(None):
@@ -221,155 +213,6 @@ class LocalNode:
     def _has_joined(self, partition: Partition) -> bool:
         return partition == ALL_NODES or partition in self.subscriptions.lanes.accepted
 
-    def send(
-        self,
-        source: str,
-        target: str,
-        type: str,
-        data: object,
-        headers: Headers | None,
-        expires: float | None = None,
-    ) -> Wait:
-        """Send to a client or a node, in the name of *source*."""
-        # Nearly every event goes this way: through _event, Router.send, and Mailbox.add or Outbox.add. So there is
-        # one look-up for the client and one for the route, and nothing is awaited that need not wait.
-        if target.__class__ is not str:
-            target = check_address(target)
-        route = self.router.remembered.get(target)
-        until = None if expires is None else time() + expires
-        event, size = self._event(source, target, check_topic(type), data, headers, route, until)
-        return self.router.send(event, size, route)
-
-    def publish(self, source: str, topic: str, data: object, headers: Headers | None) -> Wait:
-        """Publish to a topic, in the name of *source*."""
-        topic = check_topic(topic)
-        return self.router.publish(topic, *self._event(source, topic_address(topic), topic, data, headers))
-
-    def broadcast(self, source: str, type: str, data: object, headers: Headers | None, *, include_self: bool) -> Wait:
-        """Send to every node, in the name of *source*."""
-        event, size = self._event(source, EVERYONE, check_topic(type), data, headers)
-        return self.router.broadcast(event, size, include_self=include_self)
-
-    def emit(self, type: str, data: object, headers: Headers | None) -> Wait:
-        """Hand to the handlers of this node alone."""
-        address = self.router.address
-        return self.router.emit(*self._event(address, address, check_topic(type), data, headers))
-
-    async def request(
-        self,
-        source: str,
-        target: str,
-        type: str,
-        data: object,
-        timeout: float,
-        headers: Headers | None,
-    ) -> Event:
-        """Send a request in the name of *source*, and return its answer."""
-        return await self._request(source, target, check_topic(type), data, timeout, headers)
-
-    async def _request(
-        self, source: str, target: str, type: str, data: object, timeout: float, headers: Headers | None
-    ) -> Event:
-        if target.__class__ is not str:
-            target = check_address(target)
-        route = self.router.remembered.get(target)
-        event, size = self._event(source, target, type, data, headers, route, None, self.router.address)
-        pending = self.requests.open(event.id)
-        try:
-            with self.waits.within(timeout, lambda: RequestTimeout(f"the answer of {target!r} to {type!r}", timeout)):
-                wait = self.router.send(event, size, route)
-                if wait is not None:
-                    await wait
-                return await pending.wait()
-        finally:
-            self.requests.close(event.id)
-
-    def reply(self, source: str, request: Event, data: object, headers: Headers | None) -> Wait:
-        """Answer *request*, in the name of *source*."""
-        if request.reply_to is None:
-            raise EventBusError(f"{request!r} is no request: its sender waits for no answer; use send")
-        route = self.router.remembered.get(request.reply_to)
-        event, size = self._event(source, request.reply_to, request.type, data, headers, route, None, None, request.id)
-        return self.router.send(event, size, route)
-
-    async def claim(self, holding: Holding, *, takeover: bool) -> None:
-        """Claim the client of *holding*, and have its handle elsewhere end."""
-        self.check_open()
-        await self.ownership.claim(holding, takeover=takeover)
-        try:
-            await self.exchange.handed_over(holding)
-        except BaseException:
-            self.ownership.give_up(holding)
-            raise
-        self.presence.say(CLIENT_CLAIMED, client=holding.name, epoch=holding.epoch)
-        if holding.previous is not None:
-            self.presence.say(CLIENT_TAKEN_OVER, client=holding.name, previous=holding.previous.node)
-
-    async def release(self, holding: Holding) -> None:
-        """Release the client of *holding*; what it did not handle goes after it, or is reported to its sender."""
-        closed = BusClosed(f"the handle of client {holding.name!r} is closed")
-        if holding.ended is not None or not self.open:
-            self.end(holding, closed)
-        elif holding.linger:
-            self._leave_behind(holding, closed)
-        else:
-            self.ownership.drop(holding)
-            self.end(holding, closed)
-            await self.ownership.release(holding)
-            self.presence.say(CLIENT_RELEASED, client=holding.name)
-
-    def overflowed(self, holding: Holding) -> None:
-        """End *holding*, whose consumer left too much waiting, and report that to its senders."""
-        options = self.options
-        too_many = holding.mailbox.count > options.mailbox_events
-        left = holding.mailbox.close()
-        self.mailboxes.dropped += len(left)
-        self.ownership.release_soon(holding)
-        self.end(
-            holding,
-            LimitExceeded(
-                f"client {holding.name!r} left too much waiting, and its handle was closed",
-                *(("mailbox_events", options.mailbox_events) if too_many else ("mailbox_size", options.mailbox_size)),
-                mend="take events sooner, raise the option, or let the overflow drop events",
-            ),
-        )
-        self.presence.say(CLIENT_RELEASED, client=holding.name)
-        self.on_dropped.emit(holding.name, Dropped(len(left)))
-        for event, sender in left:
-            self._dropped([event], sender, MAILBOX_FULL)
-
-    def _leave_behind(self, left: Holding, reason: EventBusError) -> None:
-        """Keep the events for a client whose handle was closed, until ``linger`` is over or it is claimed."""
-        kept = Holding(left.name, Mailbox(self.mailboxes, lambda: None, left.mailbox.overflow), lambda: None)
-        kept.epoch = left.epoch
-        self.ownership.clients[left.name] = kept
-        self.lingering[kept] = monotonic() + left.linger
-        self.end(left, reason)
-        kept.mailbox.let_go()
-
-    def end(self, holding: Holding, reason: EventBusError) -> None:
-        """End *holding* for *reason*; does nothing on successive calls."""
-        if holding.ended is None:
-            holding.end(reason)
-            self.exchange.settle_handover(holding.handover)
-            for pattern in holding.patterns or ():
-                self.subscriptions.unsubscribe(pattern, holding.mailbox)
-            self.lingering.pop(holding, None)
-            for event, sender in holding.mailbox.close():
-                if event.target == holding.name:
-                    self._bequeath(holding, event, event.accepted_by(sender or self.id))
-
-    def _bequeath(self, holding: Holding, event: Event, origin: str) -> None:
-        """Send *event*, which the handle of *holding* left, after its client: in order, if its owner is known."""
-        heir = self.ownership.clients.get(holding.name)
-        owner = self.router.cached(holding.name)
-        if heir is not None and heir is not holding:
-            heir.mailbox.put([replace(event, origin=origin)], len(memoryview(event.raw)), None)
-        elif owner is not None and owner.epoch > holding.epoch:
-            self.errands.pass_on(event, origin, owner)
-        else:
-            self.errands.stray(event, origin)
-
     def add_handler(self, handler: Handler) -> None:
         """Let *handler* have the events that match its name."""
         self.subscriptions.add_handler(handler.name, handler.mailbox, local=handler.local)
@@ -384,7 +227,7 @@ class LocalNode:
 
     async def flush(self) -> None:
         """Wait until the broker has taken all that was accepted before."""
-        self.check_open()
+        self.sender.check_open()
         timeout = self.options.send_timeout
         with self.waits.within(
             timeout,
@@ -406,14 +249,16 @@ class LocalNode:
             owner,
             None if owner is None else nodes.get(owner.node),
             None if owner is None or local else node_partition(owner.node),
-            self.router.cached(client),
+            self.router.routes.cached(client),
         )
 
     async def node_stats(self, node: str, timeout: float) -> Stats:
         """Return what *node* has counted."""
         if node == self.id:
             return self.stats()
-        return (await self._request(self.router.address, node_address(node), STATS, None, timeout, None)).decode(Stats)
+        return (await self.sender.ask(self.router.address, node_address(node), STATS, None, timeout, None)).decode(
+            Stats
+        )
 
     def stats(self) -> Stats:
         """Return the counters as they are now."""
@@ -455,43 +300,12 @@ class LocalNode:
             handle_seconds=delivery.seconds.histogram(),
         )
 
-    def _event(
-        self,
-        source: str,
-        target: str,
-        type: str,
-        data: object,
-        headers: Headers | None,
-        route: Route | None = None,
-        expires: float | None = None,
-        reply_to: str | None = None,
-        answers: str | None = None,
-    ) -> tuple[Event, int]:
-        """Return a new event and the size of its data; it is encoded now, so that later changes do not reach it."""
-        if not self.open:
-            raise not_open()
-        raw = encode_data(data, self._largest)
-        text, size = None, len(raw)
-        if headers is not None:
-            text, extra = check_headers(headers)
-            size += extra
-            if size > self._largest:
-                raise EventTooLarge(size, self._largest)
-        epoch = 0 if route is None else route.epoch
-        next_id = self.router.next_id
-        return Event(type, source, target, next_id(), Raw(raw), text, epoch, 0, None, reply_to, answers, expires), size
-
     @property
     def state(self) -> str:
         """See :attr:`Bus.state`."""
-        if self.open:
+        if self.sender.open:
             return "alone" if self.link.alone else "open" if self.link.up else "disconnected"
         return "closed" if self.opened else "new"
-
-    def check_open(self) -> None:
-        """Raise :class:`BusClosed` outside of :class:`Life`."""
-        if not self.open:
-            raise not_open()
 
     def lost(self, name: str, loss: object) -> None:
         """Tell the application of what the client or handler *name* has just learnt that it lost."""

@@ -76,6 +76,17 @@ def check_overflow(value: Overflow | None) -> Overflow | None:
     return value
 
 
+def check_seconds(name: str, value: object) -> None:
+    """
+    Do nothing if the argument *name* was given a number of seconds, or ``None``.
+
+    Raises:
+        OptionError: its *value* is negative, NaN, or of another type.
+    """
+    if value is not None and not (isinstance(value, int | float) and value >= 0):
+        raise OptionError.bad_value(name, value, "a number of seconds, 0 or more")
+
+
 def option_names(options: type[Any]) -> frozenset[str]:
     """Return the names that the attrs class *options* takes."""
     return frozenset(field.name for field in attrs.fields(options))

@@ -10,7 +10,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import wraps
 from typing import Any, Final, Self, TypeVar
 
 from eventbus_core._version import __version__
@@ -19,7 +18,7 @@ from eventbus_core.client import Client
 from eventbus_core.event import Event
 from eventbus_core.handlers import HandlerFunction
 from eventbus_core.names import topic_address
-from eventbus_core.node import Headers
+from eventbus_core.sender import Headers
 
 try:
     from opentelemetry.trace import Span, SpanKind, Tracer, TracerProvider, get_tracer
@@ -118,17 +117,25 @@ class _Sender:
             _CONTEXT.inject(carrier)
             yield carrier or None
 
-    def _traced(self, function: HandlerFunction) -> HandlerFunction:
-        """Return *function* such that it handles each event within :meth:`handling`."""
 
-        @wraps(function)
-        async def handle(event: Event) -> None:
-            with self.handling(event):
-                result = function(event)
-                if inspect.isawaitable(result):
-                    await result
+class _TracedHandler:
+    """Handles each event within a span; equal to the *function* itself, so that :meth:`Bus.off` finds it."""
 
-        return handle
+    def __init__(self, sender: _Sender, function: HandlerFunction) -> None:
+        self._sender = sender
+        self._function = function
+
+    async def __call__(self, event: Event) -> None:
+        with self._sender.handling(event):
+            result = self._function(event)
+            if inspect.isawaitable(result):
+                await result
+
+    def __eq__(self, other: object) -> bool:
+        return other == self._function
+
+    def __hash__(self) -> int:
+        return hash(self._function)
 
 
 class TracedBus(_Sender):
@@ -142,7 +149,6 @@ class TracedBus(_Sender):
     def __init__(self, bus: Bus, tracer: Tracer) -> None:
         super().__init__(bus, tracer)
         self.bus = bus
-        self._handlers: dict[HandlerFunction, HandlerFunction] = {}
 
     async def broadcast(
         self, type: str, data: object = None, *, headers: Headers | None = None, include_self: bool = True
@@ -160,7 +166,7 @@ class TracedBus(_Sender):
         """Do what :meth:`Bus.on` does."""
 
         def register(function: F) -> F:
-            self.bus.on(pattern, data=data, local=local)(self._handler(function))
+            self.bus.on(pattern, data=data, local=local)(_TracedHandler(self, function))
             return function
 
         return register
@@ -169,22 +175,19 @@ class TracedBus(_Sender):
         """Do what :meth:`on` does, for the first event alone."""
 
         def register(function: F) -> F:
-            self.bus.once(pattern, data=data, local=local)(self._handler(function))
+            self.bus.once(pattern, data=data, local=local)(_TracedHandler(self, function))
             return function
 
         return register
 
     def off(self, function: HandlerFunction) -> None:
-        """Do what :meth:`Bus.off` does, for what was registered here."""
-        self.bus.off(self._handlers.pop(function, function))
+        """Do what :meth:`Bus.off` does."""
+        self.bus.off(function)
 
     def client(self, name: str, *, handler: HandlerFunction | None = None, **options: Any) -> TracedClient:
         """Do what :meth:`Bus.client` does."""
-        function = None if handler is None else self._traced(handler)
+        function = None if handler is None else _TracedHandler(self, handler)
         return TracedClient(self.bus.client(name, handler=function, **options), self._tracer)
-
-    def _handler(self, function: HandlerFunction) -> HandlerFunction:
-        return self._handlers.setdefault(function, self._traced(function))
 
 
 class TracedClient(_Sender):

@@ -43,6 +43,7 @@ class Outbox:
     Queues per partition, and the one writer that empties them.
 
     Attributes:
+        limit: bytes that may wait in a queue before senders do.
         frames, events: published so far.
         failures: writes that the transport failed and that were made again.
         waits: how often a sender had to wait for room.
@@ -76,7 +77,7 @@ class Outbox:
         self._probes: list[tuple[Queue, Frame]] = []
         self._wake = anyio.Event()
         self._progress: anyio.Event | None = None
-        self._limit = options.outbox_size
+        self.limit = options.outbox_size
         sessions.on_note = lambda: self._wake.set()
 
     def begin(self, incarnation: int) -> None:
@@ -97,14 +98,7 @@ class Outbox:
 
     def full(self, queue: Queue) -> bool:
         """Return whether a sender should wait for room before it adds anything to *queue*."""
-        return queue.size >= self._limit
-
-    def offer(self, queue: Queue, event: bytes) -> bool:
-        """Accept an encoded *event* if there is room; return whether there was."""
-        if queue.size >= self._limit:
-            return False
-        self.add(queue, event)
-        return True
+        return queue.size >= self.limit
 
     def add(self, queue: Queue, event: bytes) -> None:
         """Accept an encoded *event*; never refuses and never waits."""
@@ -299,7 +293,7 @@ class Outbox:
                 if queue not in self._held_up:
                     self._ready.append(queue)
             queue.queued = bool(queue.events)
-            if queue.size < self._limit:
+            if queue.size < self.limit:
                 queue.let_in()
         beside = self._beside(notes, now)
         frames += [frame for _, frame in beside]

@@ -6,10 +6,10 @@ The usual send finds its way with two dict look-ups and suspends nowhere.
 
 from __future__ import annotations
 
-import itertools
 import secrets
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
+from itertools import chain, count
 from time import monotonic
 from typing import Any, Final, TypeAlias
 
@@ -20,7 +20,7 @@ from msgspec.structs import replace
 
 from eventbus_core.asking import AskingDirectory
 from eventbus_core.errors import ClientNotFound, TransportUnavailable
-from eventbus_core.event import Event, copy_event, decode_event, encode_event, encode_unread
+from eventbus_core.event import Event, copy_event, encode_event, encode_unread
 from eventbus_core.lease import Lease
 from eventbus_core.losses import Undeliverable
 from eventbus_core.mailbox import Mailbox
@@ -29,6 +29,7 @@ from eventbus_core.options import BusOptions
 from eventbus_core.outbox import Outbox
 from eventbus_core.ownership import Ownership
 from eventbus_core.queue import Queue
+from eventbus_core.routes import Route, Routes
 from eventbus_core.subscriptions import Subscriptions
 from eventbus_core.topics import PatternIndex, lane_of
 from eventbus_core.transport import ALL_NODES, Directory, Owner, lane_partition, node_partition
@@ -39,6 +40,8 @@ MOVED: Final = "$sys.moved"
 UNDELIVERABLE: Final = "$sys.undeliverable"
 NO_HANDLER: Final = "no handler"
 LOOK_AGAIN: Final = 0.1
+
+_LAST_DIGITS: Final = [f"{number:03x}" for number in range(4096)]
 
 Wait: TypeAlias = Coroutine[Any, Any, None] | None
 Indexes: TypeAlias = Sequence[PatternIndex[Mailbox]]
@@ -52,17 +55,6 @@ class Moved:
     owner: Owner
 
 
-class Route:
-    """The way to a remote address: the queue of its node, and the epoch by which that node holds it."""
-
-    __slots__ = ("epoch", "incarnation", "queue")
-
-    def __init__(self, queue: Queue, epoch: int, incarnation: int) -> None:
-        self.queue = queue
-        self.epoch = epoch
-        self.incarnation = incarnation
-
-
 class Router:
     """
     Sends events on their way.
@@ -74,7 +66,7 @@ class Router:
         begun: whether this node has joined the others; before, what it publishes or broadcasts is for itself.
         next_id: returns an id that no other event of the namespace has.
         clients: of this node.
-        remembered: the owners of remote clients, and remote nodes, as last heard of.
+        routes: the ways to remote clients and nodes.
         accepted, local: events taken from the application, and deliveries within this node.
         undeliverable: events accepted here that were reported as handled by nobody, by reason.
         trust_after: when the directory, which had lost its memory, knows again who is there; see :meth:`doubtful`.
@@ -96,7 +88,7 @@ class Router:
         self.address = node_address(node)
         self.begun = False
         self.clients = ownership.clients
-        self.remembered: dict[str, Route] = {}
+        self.routes = Routes(outbox, options.owner_cache)
         self.accepted = self.local = 0
         self.undeliverable: Counter[str] = Counter()
         self.trust_after = 0.0
@@ -109,18 +101,14 @@ class Router:
         self.subscriptions = subscriptions
         self.directory = directory
         self._lanes: dict[str, Queue] = {}
-        self._numbers = itertools.count(1)
-        self._number(secrets.token_hex(8))
+        self.next_id = _ids(secrets.token_hex(8))
 
     def begin(self, incarnation: int) -> None:
         """Number events as those of this *incarnation*, and let them go to other nodes too."""
         self.begun = True
-        self.remembered.clear()  # their queues may be those of before
+        self.routes.known.clear()  # their queues may be those of before
         self._lanes.clear()
-        self._number(f"{incarnation:x}")
-
-    def _number(self, prefix: str) -> None:
-        self.next_id = map(f"{prefix}-%d".__mod__, self._numbers).__next__  # without a frame of Python's
+        self.next_id = _ids(f"{incarnation:x}")
 
     # Sending is not `async`: nearly every event is accepted at once, and a coroutine for each
     # would cost more than its routing. Only what has to wait is returned as something to await.
@@ -135,13 +123,12 @@ class Router:
         """
         holding = self.clients.get(event.target)
         if holding is not None:
-            mailbox = holding.mailbox
-            if not mailbox.full():
+            if holding.mailbox.offer(event, size):
                 self.accepted += 1
                 self.local += 1
-                mailbox.add(event, size)
                 return None
-        elif route is not None and self.outbox.offer(route.queue, encode_unread(event)):
+        elif route is not None and route.queue.size < self.outbox.limit:
+            self.outbox.add(route.queue, encode_unread(event))
             self.accepted += 1
             return None
         return self._send_slowly(event, size)
@@ -212,62 +199,6 @@ class Router:
         else:
             self.forward(origin, fate)
 
-    def remember(self, client: str, owner: Owner) -> Route:
-        """
-        Let the next events for *client* go to *owner*, unless something newer is known.
-
-        Those that still wait for its former owner, which nobody has had, go there first.
-        """
-        known = self.remembered.get(client)
-        if known is not None and known.epoch > owner.epoch:
-            return known
-        queue = self.outbox.queue(node_partition(owner.node), owner.node)
-        if known is not None and known.queue is not queue and known.queue.later is not None:
-            known.queue.later.append(lambda: self.remember(client, owner))  # what comes back goes before the rest
-            return known
-        if len(self.remembered) >= self.options.owner_cache:
-            del self.remembered[next(iter(self.remembered))]
-        route = self.remembered[client] = Route(queue, owner.epoch, owner.incarnation)
-        if known is not None and known.queue is not queue:
-            self._move(client, known.queue, route)
-        return route
-
-    def correct(self, client: str, owner: Owner | None) -> None:
-        """If an owner of *client* is remembered, let that be *owner* from now on, or look it up again."""
-        if client in self.remembered:
-            if owner is None:
-                self.forget(client)
-            else:
-                self.remember(client, owner)
-
-    def resettle(self, queue: Queue) -> None:
-        """Send what waits in *queue*, whose node does not listen, after those clients that are known to have moved."""
-        for target in {decode_event(event).target for event in queue.events}:
-            route = self.remembered.get(target)
-            if route is not None and route.queue is not queue:
-                self._move(target, queue, route)
-
-    def _move(self, client: str, former: Queue, route: Route) -> None:
-        for event in self.outbox.take_out(former, client):
-            self.outbox.add(route.queue, encode_event(replace(event, epoch=route.epoch)))
-
-    def cached(self, address: str) -> Owner | None:
-        """Return the owner that is remembered for *address*, if any."""
-        route = self.remembered.get(address)
-        if route is None or route.queue.node is None:
-            return None
-        return Owner(route.queue.node, route.incarnation, route.epoch)
-
-    def forget(self, address: str) -> None:
-        """Look *address* up again before the next event goes there."""
-        self.remembered.pop(address, None)
-
-    def forget_node(self, node: str) -> None:
-        """Look up again whatever was thought to be at *node*."""
-        gone = [address for address, route in self.remembered.items() if route.queue.node == node]
-        for address in gone:
-            del self.remembered[address]
-
     async def _find(self, target: str) -> None:
         """Learn the way to *target* by the directory's word."""
         owner = await (self._find_node(target[1:]) if target[:1] == NODE_SIGN else self.locate(target))
@@ -277,7 +208,7 @@ class Router:
                 return
             raise ClientNotFound(target)
         if owner.node != self.node:
-            self.remember(target, owner)
+            self.routes.remember(target, owner)
             return
         await self.ownership.settled()
         if target not in self.clients:
@@ -316,7 +247,7 @@ class Router:
             with self._patience(event.target):
                 while not await self._has_room(event.target):
                     pass
-            route = self.remembered.get(event.target)
+            route = self.routes.known.get(event.target)
             wait = self.send(replace(event, epoch=0 if route is None else route.epoch), size, route)
         if wait is not None:
             await wait
@@ -336,7 +267,7 @@ class Router:
             if not holding.mailbox.full():
                 return True
             await holding.mailbox.room()
-        elif (route := self.remembered.get(target)) is None:
+        elif (route := self.routes.known.get(target)) is None:
             await self._find(target)
         elif self.outbox.full(route.queue):
             await self.outbox.room(route.queue)
@@ -353,8 +284,8 @@ class Router:
             self.outbox.add(queue, encode_unread(event))
         self.accepted += 1
         self.local += len(receivers)
-        for mailbox in receivers:
-            mailbox.add(copy_event(event), size)
+        for place, mailbox in enumerate(receivers):
+            mailbox.add(copy_event(event) if place else event, size)
         return None
 
     def _obstacle(self, receivers: Sequence[Mailbox], queue: Queue | None) -> Mailbox | Queue | None:
@@ -383,6 +314,11 @@ class Router:
                 f"the event was not accepted"
             ),
         )
+
+
+def _ids(prefix: str) -> Callable[[], str]:
+    """Return what returns another id with each call; a sum of two texts, without a frame of Python's."""
+    return chain.from_iterable(map(f"{prefix}-{block:x}".__add__, _LAST_DIGITS) for block in count()).__next__
 
 
 def _fate(event: Event, reason: str) -> Undeliverable:

@@ -8,6 +8,7 @@ from types import TracebackType
 import anyio
 
 from eventbus_core.errors import BusClosed, EventBusError
+from eventbus_core.options import check_seconds
 
 
 def not_open() -> BusClosed:
@@ -23,6 +24,7 @@ class Wait:
     def __init__(self, waits: Waits, timeout: float | None, late: Callable[[], EventBusError]) -> None:
         self._waits = waits
         self._late = late
+        check_seconds("timeout", timeout)
         self._scope = anyio.move_on_after(timeout)
 
     def __enter__(self) -> None:
@@ -59,6 +61,9 @@ class Waits:
 
         It raises what *late* returns if that took longer than *timeout* seconds, and
         :class:`BusClosed` if the bus closed first.
+
+        Raises:
+            OptionError: *timeout* is no number of seconds.
         """
         return Wait(self, timeout, late)
 

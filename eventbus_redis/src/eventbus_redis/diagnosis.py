@@ -155,15 +155,17 @@ def _output_buffer(words: list[str]) -> Finding:
     hard, soft, seconds = map(int, words[at + 1 : at + 4])
     budget = BusOptions().receive_budget
     limits = ", ".join(
-        [f"{hard / MIB:g} MiB" if hard else "no hard limit", f"{soft / MIB:g} MiB for {seconds} s" if soft else ""]
+        [_size(hard) if hard else "no hard limit", f"{_size(soft)} for {seconds} s" if soft else ""]
     ).removesuffix(", ")
     if 0 < hard < 2 * budget or 0 < soft < budget:
         mend = f"CONFIG SET client-output-buffer-limit 'pubsub {4 * budget} {budget} 60', and in the server's file too"
-        detail = (
-            f"subscribers are cut at {limits}; up to {budget / MIB:g} MiB (receive_budget) may be under way to a node"
-        )
+        detail = f"subscribers are cut at {limits}; up to {_size(budget)} (receive_budget) may be under way to a node"
         return Finding("output buffer", "warning", detail, mend)
     return Finding("output buffer", "ok", f"subscribers are cut at {limits}" if hard or soft else "no limits")
+
+
+def _size(number: int) -> str:
+    return f"{number / MIB:g} MiB" if number >= MIB else f"{number / 1024:g} KiB"
 
 
 def _memory(limit: int, policy: str) -> Finding:

@@ -133,7 +133,7 @@ class redis_errors:
 
 def translate(uri: TransportURI, error: BaseException) -> tuple[EventBusError, bool]:
     """Return our error for *error*, and whether a password had to be taken out of its text."""
-    text = " ".join(map(str, error.args)) or f"no answer in time ({type(error).__name__})"
+    text = " ".join(map(str, error.args)).rstrip(".") or f"no answer in time ({type(error).__name__})"
     detail = text.replace(uri.password, HIDDEN) if uri.password else text
     return _wording(error, text)(str(uri), detail), detail != text
 

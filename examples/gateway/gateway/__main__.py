@@ -4,7 +4,7 @@ from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser
 
 import uvicorn
 
-from gateway.server import create_app
+from gateway.app import create_app
 
 
 def main() -> None:

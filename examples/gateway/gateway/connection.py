@@ -1,129 +1,121 @@
 """One browser: what it asks for goes out, what its client on the bus gets comes in."""
 
-from __future__ import annotations
-
 from contextlib import suppress
 from time import monotonic, time
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import anyio
-import attrs
+import anyio.lowlevel
 import msgspec
 from starlette.websockets import WebSocket
 
 import eventbus
-from gateway.protocol import AWAY, ROOMS, Join, Leave, Message, Missed, Receipt, Say, Visit, decode, frame
+from gateway.protocol import ASKS, AWAY, EVENTS, Accepted, Delivered, Message, Missed, Refused, Say, Tell, Visit
+from gateway.server import Server
 
-if TYPE_CHECKING:
-    from gateway.server import Server
-
+LINGER: Final = 30.0
 PULSE: Final = 0.5
 
 
-@attrs.frozen
 class Connection:
-    """A websocket, opened when the clock said *begun*, and the client that it stands for."""
+    """A websocket, and the client that it stands for."""
 
-    server: Server
-    socket: WebSocket
-    visit: Visit
-    client: eventbus.Client
-    begun: float
+    def __init__(self, server: Server, socket: WebSocket, visit: Visit) -> None:
+        self._server = server
+        self._socket = socket
+        self._visit = visit
+        self._begun = monotonic()
+        self._client = server.bus.client(visit.client, linger=LINGER)
 
     async def run(self) -> None:
-        """Serve until the browser goes, or its client is claimed by another connection."""
-        async with anyio.create_task_group() as subscribing:
-            for topic in self._topics():
-                subscribing.start_soon(self.client.subscribe, topic)
-        async with self.server.present(self.client.name, self.visit.rooms), anyio.create_task_group() as tasks:
-            tasks.start_soon(self._pulse)
-            tasks.start_soon(self._write)
-            if self.visit.away:
-                await self._catch_up(self.visit.away + monotonic() - self.begun)
-            while (message := await self.socket.receive())["type"] == "websocket.receive":
+        """Hold the client until the browser goes, and what comes for it shortly after until it is back."""
+        async with self._client:
+            async with anyio.create_task_group() as tasks:
+                for topic in self._visit.topics:
+                    tasks.start_soon(self._client.subscribe, topic)
+            self._server.visits.add(self._visit)
+            try:
+                await self._serve()
+            finally:
+                self._server.visits.discard(self._visit)
+
+    async def _serve(self) -> None:
+        async with anyio.create_task_group() as self._tasks:
+            self._tasks.start_soon(self._pulse)
+            self._tasks.start_soon(self._write)
+            if self._visit.away:
+                await self._catch_up(self._visit.away + monotonic() - self._begun)
+            while (message := await self._socket.receive())["type"] == "websocket.receive":
                 await self._read(message.get("text") or message.get("bytes") or b"")
-            tasks.cancel_scope.cancel()
+            self._tasks.cancel_scope.cancel()
 
     async def _read(self, text: str | bytes) -> None:
         try:
-            request = decode(text)
+            ask = ASKS.decode(text)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            await self._tell("refused", text=str(error))
+            await self._tell(Refused(str(error)))
             return
-        match request:
-            case Say():
-                await self._say(request)
-            case Join() if len(self.visit.rooms) >= ROOMS:
-                await self._tell("refused", text=f"you are in {ROOMS} rooms; leave one first")
-            case Join(room=room):
-                await self.client.subscribe(self.visit.address("room", room))
-                self.visit.rooms.add(room)
-                await self.server.tell()
-            case Leave(room=room):
-                await self.client.unsubscribe(self.visit.address("room", room))
-                self.visit.rooms.discard(room)
-                await self.server.tell()
+        if isinstance(ask, Say):
+            await self._tell(await self._say(ask))
+        else:
+            await self._move(ask.rooms)
 
-    async def _say(self, say: Say) -> None:
-        address = self.visit.address(say.scope, say.to)
-        message = Message(say.id, say.scope, say.to, say.text, self.visit.name, self.server.bus.node, time())
+    async def _say(self, say: Say) -> Accepted | Refused:
+        bus, address = self._server.bus, self._visit.address(say.scope, say.to)
+        message = Message(say.id, say.scope, say.to, say.text, self._visit.name, bus.node, time())
         try:
             if say.scope == "person":
-                await self.client.send(address, "gateway.message", message)
-            elif address in self._topics():
-                await self.client.publish(address, message)
+                await self._client.send(address, "gateway.message", message)
+            elif address in self._visit.topics:
+                await self._client.publish(address, message)
             else:
-                await self._tell("refused", id=say.id, text=f"you are not in the room {say.to!r}")
-                return
+                return Refused(f"you are not in the room {say.to!r}", say.id)
         except (eventbus.ClientNotFound, eventbus.InvalidName):
-            await self._tell("refused", id=say.id, text=f"nobody here is called {say.to!r}")
+            return Refused(f"nobody here is called {say.to!r}", say.id)
         except eventbus.TransportUnavailable:
-            await self._tell("refused", id=say.id, text="this server cannot reach Redis", later=True)
-        else:
-            self.server.sent.append((monotonic(), address, message))
-            await self._tell("accepted", id=say.id)
+            return Refused("this server cannot reach Redis", say.id, later=True)
+        self._server.sent.append((monotonic(), address, message))
+        return Accepted(say.id)
+
+    async def _move(self, rooms: set[str]) -> None:
+        """Be in *rooms* alone; without waiting for the other servers, as those on this one can talk meanwhile."""
+        before, self._visit.rooms = self._visit.topics, rooms
+        for topic in self._visit.topics - before:
+            self._tasks.start_soon(self._client.subscribe, topic)
+        for topic in before - self._visit.topics:
+            await self._client.unsubscribe(topic)
+        await anyio.lowlevel.checkpoint()  # lets the subscriptions begin before the page can say or ask more
 
     async def _write(self) -> None:
-        async for event in self.client:
-            with suppress(eventbus.EventDataError):  # what others on the bus send is not for browsers
-                if event.type == "$sys.loss":
-                    await self._catch_up(AWAY)
-                    await self._tell("missed", count=event.data.missed)
-                elif event.type == "gateway.receipt":
-                    await self._tell("delivered", **msgspec.structs.asdict(event.decode(Receipt)))
-                else:
-                    await self._deliver(event.decode(Message))
+        async for event in self._client:
+            if event.type == "$sys.loss":
+                await self._tell(Missed(event.data.missed))
+                await self._catch_up(AWAY)
+            else:
+                with suppress(eventbus.EventDataError):  # what others on the bus send is not for browsers
+                    await self._hand_out(event)
 
-    async def _deliver(self, message: Message) -> None:
-        """Hand *message* to the browser; the sender of one that was for this person alone gets a receipt."""
-        receipt = Receipt(message.id, self.server.bus.node, self._partition(message))
-        await self._tell("message", **msgspec.structs.asdict(message), partition=receipt.partition)
-        if message.scope == "person":
+    async def _hand_out(self, event: eventbus.Event) -> None:
+        """Give a message or a receipt to the browser; who wrote to this person alone gets a receipt."""
+        bus, tell = self._server.bus, event.read(EVENTS)
+        if isinstance(tell, Message):
+            tell.partition = bus.partition_of(event.topic) if event.topic else f"n:{bus.node}"
+        await self._tell(tell)
+        if isinstance(tell, Message) and tell.scope == "person":
+            receipt = Delivered(tell.id, bus.node, tell.partition)
             with suppress(eventbus.ClientNotFound, eventbus.TransportUnavailable):
-                await self.client.send(self.visit.address("person", message.sender), "gateway.receipt", receipt)
-
-    def _partition(self, message: Message) -> str:
-        """Return the partition by which *message* gets here from any other server."""
-        bus = self.server.bus
-        if message.scope == "person" or message.again:
-            return f"n:{bus.node}"
-        return bus.partition_of(self.visit.address(message.scope, message.to))
+                await self._client.send(self._visit.address("person", tell.sender), "gateway.delivered", receipt)
 
     async def _pulse(self) -> None:
         """Say all the time how things are here; by this the page also knows that the connection lives."""
         while True:
-            bus, servers = self.server.bus, self.server.view(self.visit.workspace)
-            await self._tell("state", node=bus.node, bus=bus.state, servers=servers, stats=attrs.asdict(bus.stats()))
+            await self._tell(self._server.state(self._visit.workspace))
             await anyio.sleep(PULSE)
 
     async def _catch_up(self, away: float) -> None:
         """Have all servers send again what the browser may have missed."""
-        missed = Missed(self.client.name, [self.client.name, *self._topics()], away)
-        with suppress(eventbus.TransportUnavailable):
-            await self.server.bus.broadcast("gateway.missed", missed)
+        visit = msgspec.structs.replace(self._visit, away=min(away, AWAY))
+        await self._server.bus.broadcast("gateway.missed", visit)
 
-    def _topics(self) -> list[str]:
-        return [self.visit.address("workspace"), *(self.visit.address("room", room) for room in self.visit.rooms)]
-
-    async def _tell(self, kind: str, **fields: object) -> None:
-        await self.socket.send_text(frame(kind, **fields))
+    async def _tell(self, tell: Tell) -> None:
+        await self._socket.send_text(msgspec.json.encode(tell).decode())

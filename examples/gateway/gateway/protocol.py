@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta, Struct
+
+import eventbus
 
 ROOMS: Final = 16
 AWAY: Final = 60.0
 
 Name = Annotated[str, Meta(pattern=r"\A[\w-]{1,24}\Z")]
+Names = Annotated[set[Name], Meta(max_length=ROOMS)]
 Scope = Literal["person", "room", "workspace"]
 
 
-class Visit(Struct):
+class Visit(Struct, eq=False):
     """Who connects, the rooms they are in, and for how many seconds they heard nothing before."""
 
     workspace: Name
     name: Name
-    rooms: Annotated[set[Name], Meta(max_length=ROOMS)]
+    rooms: Names
     away: Annotated[float, Meta(ge=0, le=AWAY)]
 
     def address(self, scope: Scope, to: str = "") -> str:
@@ -28,8 +31,22 @@ class Visit(Struct):
             return f"{self.workspace}/{to}"
         return f"room.{self.workspace}.{to}" if scope == "room" else f"workspace.{self.workspace}"
 
+    @property
+    def client(self) -> str:
+        """What the visitor is called on the bus."""
+        return self.address("person", self.name)
 
-class Say(Struct, tag="say", tag_field="kind", forbid_unknown_fields=True):
+    @property
+    def topics(self) -> set[str]:
+        """What the visitor is subscribed to."""
+        return {self.address("workspace"), *(self.address("room", room) for room in self.rooms)}
+
+
+class Ask(Struct, tag=str.lower, tag_field="kind", forbid_unknown_fields=True):
+    """What a page sends."""
+
+
+class Say(Ask):
     """A page wants to send; what it does not hear to be accepted it sends again under the same id."""
 
     id: Annotated[str, Meta(pattern=r"\A[\w-]{1,40}\Z")]
@@ -38,57 +55,80 @@ class Say(Struct, tag="say", tag_field="kind", forbid_unknown_fields=True):
     to: Annotated[str, Meta(pattern=r"\A[\w-]{0,24}\Z")] = ""
 
 
-class Join(Struct, tag="join", tag_field="kind", forbid_unknown_fields=True):
-    """A page wants to be in a room."""
+class Rooms(Ask):
+    """A page wants to be in these rooms, and in no other."""
 
-    room: Name
-
-
-class Leave(Struct, tag="leave", tag_field="kind", forbid_unknown_fields=True):
-    """A page wants to be in a room no more."""
-
-    room: Name
+    rooms: Names
 
 
-class Message(Struct, frozen=True):
-    """What was said; all but *id*, *scope*, *to* and *text* is stamped by the server that accepted it."""
+class Tell(Struct, tag=str.lower, tag_field="kind"):
+    """What a page is sent."""
+
+
+class Message(Tell):
+    """What was said; the server that accepted it stamps who sent it, the one that hands it out how it got there."""
 
     id: str
     scope: Scope
     to: str
     text: str
-    sender: str
+    sender: Name
     node: str
     at: float
     again: bool = False
+    partition: str = ""
 
 
-class Receipt(Struct):
-    """What the sender of a message to a person is told: who gave it to the browser, and how it got there."""
+class Delivered(Tell):
+    """A receipt for the sender of a message to a person: who gave it to the browser, and how it got there."""
 
     id: str
     node: str
     partition: str
 
 
-class Missed(Struct):
-    """What a server asks all: send to *client* again what went to *addresses* in the last *away* seconds."""
+class Accepted(Tell):
+    """The bus has taken what the page said."""
 
-    client: str
-    addresses: list[str]
-    away: float
+    id: str
 
 
-class Here(Struct):
-    """What a server tells all, every second: where browsers reach it, and its clients with their rooms."""
+class Refused(Tell, omit_defaults=True):
+    """What the page asked for is not done, and why; *later* it may be."""
+
+    text: str
+    id: str = ""
+    later: bool = False
+
+
+class Missed(Tell):
+    """So many messages did not reach this server."""
+
+    count: int
+
+
+class Seen(Struct):
+    """A server as a page sees it: where it is reached, and its visitors in the page's workspace with their rooms."""
 
     url: str
     clients: dict[str, set[str]]
 
 
-decode: Final = msgspec.json.Decoder(Say | Join | Leave).decode
+class State(Tell):
+    """How things are, as the server *node* sees them."""
+
+    node: str
+    bus: str
+    servers: dict[str, Seen]
+    stats: eventbus.Stats
 
 
-def frame(kind: str, **fields: Any) -> str:
-    """Return what a page is sent."""
-    return msgspec.json.encode({"kind": kind, **fields}).decode()
+class Here(Struct):
+    """What a server tells all, twice a second: where browsers reach it, and the rooms of its visitors by workspace."""
+
+    url: str
+    workspaces: dict[str, dict[str, set[str]]]
+
+
+ASKS: Final = msgspec.json.Decoder(Say | Rooms)
+EVENTS: Final = msgspec.msgpack.Decoder(Message | Delivered)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from types import MappingProxyType
 from typing import Final
 
@@ -13,6 +14,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from eventbus_core._version import __version__
 from eventbus_core.bus import Bus
 from eventbus_core.cli.demo.table import stdout_console
 from eventbus_core.cli.visit import FLAWED, AsJson, UriArgument, visitor_name
@@ -70,7 +72,7 @@ async def _namespace(uri: str) -> list[Finding]:
     named = "node" in TransportURI.parse(uri).options
     try:
         async with connect(uri) if named else connect(uri, node=visitor_name()) as bus:
-            return [_terms(bus, uri), await _nodes(bus)]
+            return [_terms(bus, uri), *await _nodes(bus)]
     except NamespaceMismatch as error:
         mend = "write lanes=... into the URI as the other nodes have it; if the wire version differs, upgrade the older"
         return [Finding("namespace", "error", str(error), mend)]
@@ -83,23 +85,34 @@ def _terms(bus: Bus, uri: str) -> Finding:
     return Finding("namespace", "ok", f"{bus.namespace}: {lanes} lanes, wire version {WIRE_VERSION}")
 
 
-async def _nodes(bus: Bus) -> Finding:
+async def _nodes(bus: Bus) -> list[Finding]:
     nodes = [node.id for node in await bus.nodes() if node.id != bus.node]
-    silent: list[str] = []
-
-    async def ask(node: str) -> None:
-        try:
-            await bus.node_stats(node, timeout=ANSWER_TIMEOUT)
-        except EventBusError:
-            silent.append(node)
-
+    versions: dict[str, str] = {}
     async with anyio.create_task_group() as asking:
         for node in nodes:
-            asking.start_soon(ask, node)
+            asking.start_soon(_ask, bus, node, versions)
+    return [_answers(nodes, versions), _versions(versions)]
+
+
+async def _ask(bus: Bus, node: str, versions: dict[str, str]) -> None:
+    with suppress(EventBusError):  # who says nothing is not in `versions`
+        versions[node] = (await bus.node_stats(node, timeout=ANSWER_TIMEOUT)).version
+
+
+def _answers(nodes: Sequence[str], versions: Mapping[str, str]) -> Finding:
+    silent = [node for node in nodes if node not in versions]
     if silent:
         mend = "look whether they hang or are overloaded; one that died is gone with its lease"
-        return Finding("nodes", "warning", f"{len(nodes)} live, no answer from {', '.join(sorted(silent))}", mend)
+        return Finding("nodes", "warning", f"{len(nodes)} live, no answer from {', '.join(silent)}", mend)
     return Finding("nodes", "ok", f"{len(nodes)} live, all answer")
+
+
+def _versions(versions: Mapping[str, str]) -> Finding:
+    others = [f"{node} runs {version}" for node, version in sorted(versions.items()) if version != __version__]
+    if others:
+        mend = "upgrade the older; meanwhile they understand each other, as their wire version is the same"
+        return Finding("versions", "warning", f"{', '.join(others)}; this is {__version__}", mend)
+    return Finding("versions", "ok", f"{__version__} everywhere")
 
 
 def _table(findings: Sequence[Finding]) -> Table:

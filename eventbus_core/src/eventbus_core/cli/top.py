@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.table import Table
 
 from eventbus_core.bus import Bus
-from eventbus_core.cli.demo.table import stdout_console
+from eventbus_core.cli.demo.table import figures_table, stdout_console
 from eventbus_core.cli.visit import AsJson, UriArgument, visit
 from eventbus_core.errors import EventBusError
 from eventbus_core.histogram import Histogram
@@ -26,10 +26,7 @@ Examples:
 
   eventbus top redis://localhost:6379/0 --interval 10 --json
 """
-HEADINGS: Final = (
-    *("node", "clients", "out/s", "in/s", "send ms", "handle ms", "answer ms", "waiting"),
-    *("repaired", "gaps", "dropped", "undelivered", "failures"),
-)
+HEADINGS: Final = ("node", "clients", "out/s", "in/s", "send\nms", "handle\nms", "answer\nms", "waiting")
 
 
 Percentiles: TypeAlias = tuple[float, float]
@@ -145,9 +142,8 @@ def _percentiles(times: Histogram) -> Percentiles | None:
 
 
 def _table(rows: Sequence[Row]) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for heading in HEADINGS:
-        table.add_column(heading, justify="left" if heading == "node" else "right", no_wrap=True)
+    table = figures_table(HEADINGS)
+    table.add_column("faults")
     for row in rows:
         table.add_row(row.node, *_cells(row))
     return table
@@ -156,9 +152,20 @@ def _table(rows: Sequence[Row]) -> Table:
 def _cells(row: Row) -> list[str]:
     stats = row.stats
     if stats is None:
-        return ["no answer"]
-    lost = (stats.repaired, stats.missed, stats.dropped, stats.undeliverable, stats.handler_failures)
+        return [*("" for _ in HEADINGS[1:]), "no answer"]
     rates = ("-" if rate is None else f"{rate:,.0f}" for rate in (row.out_per_second, row.in_per_second))
     times = ("-" if ms is None else f"{ms[0]:,.1f}/{ms[1]:,.1f}" for ms in (row.send_ms, row.handle_ms))
-    numbers = (f"{number:,}" for number in (stats.waiting_events + stats.mailbox_events, *lost))
-    return [f"{stats.clients:,}", *rates, *times, f"{row.answer_ms:,.1f}", *numbers]
+    waiting = stats.waiting_events + stats.mailbox_events
+    return [f"{stats.clients:,}", *rates, *times, f"{row.answer_ms:,.1f}", f"{waiting:,}", _faults(stats)]
+
+
+def _faults(stats: Stats) -> str:
+    """Return what was lost, or nearly, and how much of it."""
+    counts = {
+        "repaired": stats.repaired,
+        "gaps": stats.missed,
+        "dropped": stats.dropped,
+        "undelivered": stats.undeliverable,
+        "failures": stats.handler_failures,
+    }
+    return ", ".join(f"{number:,} {name}" for name, number in counts.items() if number) or "none"

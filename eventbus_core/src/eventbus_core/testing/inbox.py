@@ -39,11 +39,19 @@ class Inbox:
         """The data of all events so far."""
         return [event.data for event in self.events]
 
+    @property
+    def types(self) -> list[str]:
+        """The types of all events so far."""
+        return [event.type for event in self.events]
+
     async def got(self, count: int = 1) -> list[Event]:
         """Return the events once there are *count* of them; fail if there are not by the deadline."""
-        with within_deadline(f"{count} events came"):
-            while len(self.events) < count:
-                await self._grew.wait()
+        try:
+            with within_deadline(f"{count} events came"):
+                while len(self.events) < count:
+                    await self._grew.wait()
+        except AssertionError as error:
+            raise AssertionError(f"{error}, but {len(self.events)}: {self.events!r:.500}") from None
         return self.events
 
 

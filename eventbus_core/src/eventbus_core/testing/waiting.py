@@ -25,7 +25,7 @@ def within_deadline(what: str, *, times: int = 1) -> Iterator[None]:
         raise AssertionError(f"still not so after {seconds:g} s: {what}")
 
 
-async def until(condition: Callable[[], bool | Awaitable[bool]], what: str) -> None:
+async def until(condition: Callable[[], bool | Awaitable[bool]], what: str = "the condition holds") -> None:
     """Wait until *condition* is true; fail, saying *what* is still not so, if it is not by the deadline."""
     with within_deadline(what):
         while True:

@@ -52,12 +52,16 @@ export class Connection extends EventTarget {
 
   join(room) {
     this.rooms.add(room);
-    this.#send({ kind: "join", room });
+    this.#tellRooms();
   }
 
   leave(room) {
     this.rooms.delete(room);
-    this.#send({ kind: "leave", room });
+    this.#tellRooms();
+  }
+
+  #tellRooms() {
+    this.#send({ kind: "rooms", rooms: [...this.rooms] });
   }
 
   #send(frame) {
@@ -69,6 +73,7 @@ export class Connection extends EventTarget {
     if (!this.ready) {
       this.ready = true;
       this.fails = 0;
+      this.#tellRooms(); // some may have been chosen while it connected
       for (const message of this.waiting.values()) this.#send({ kind: "say", ...message });
     }
     if (frame.kind === "state") {

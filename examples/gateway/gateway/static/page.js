@@ -5,6 +5,7 @@ import { ServerMap, svg } from "./map.js";
 
 const PAUSE = 1500; // between dropping the connection and coming back, so that others can send meanwhile
 const KEPT = 300; // messages on the page
+const ROOMS = 16; // as many as the server lets one be in
 const COUNTS = {
   clients: "clients here", accepted: "accepted", local: "delivered here", sent_events: "sent", sent_frames: "frames sent",
   received_events: "received", forwarded: "forwarded", duplicates: "doubles removed", repaired: "sent again",
@@ -90,12 +91,26 @@ function showRooms() {
     shown.map(([room, inside, names]) => {
       const talk = make("button", { type: "button", textContent: `#${room}`, disabled: !inside, onclick: () => target(`room:${room}`) });
       talk.setAttribute("aria-label", `Write to the room ${room}`);
-      const move = make("button", { type: "button", textContent: inside ? "Leave" : "Join", onclick: () => (inside ? connection.leave(room) : connection.join(room), showRooms(), showTargets()) });
+      const move = make("button", { type: "button", textContent: inside ? "Leave" : "Join", onclick: () => (inside ? leave(room) : join(room)) });
       move.setAttribute("aria-label", `${inside ? "Leave" : "Join"} the room ${room}`);
       talk.dataset.id = `talk:${room}`;
       move.dataset.id = `move:${room}`;
       return make("li", {}, talk, make("span", { className: "who", textContent: names.join(", ") || "nobody" }), move);
     }));
+}
+
+function join(room) {
+  if (connection.rooms.size >= ROOMS && !connection.rooms.has(room)) return note(`You are in ${ROOMS} rooms; leave one first.`);
+  connection.join(room);
+  showRooms();
+  showTargets();
+  target(`room:${room}`);
+}
+
+function leave(room) {
+  connection.leave(room);
+  showRooms();
+  showTargets();
 }
 
 function showTargets() {
@@ -269,10 +284,7 @@ $("join").addEventListener("submit", (event) => {
   const room = $("room").value.trim().replace(/^#/, "");
   $("room").value = "";
   if (!/^[\p{L}\p{N}_-]{1,24}$/u.test(room)) return note("A room is named with letters, digits, _ and -; at most 24.");
-  connection.join(room);
-  showRooms();
-  showTargets();
-  target(`room:${room}`);
+  join(room);
 });
 
 $("say").addEventListener("submit", (event) => {

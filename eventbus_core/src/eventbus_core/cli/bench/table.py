@@ -12,6 +12,7 @@ from rich.table import Table
 from eventbus_core._version import __version__
 from eventbus_core.cli.bench.loads import Load
 from eventbus_core.cli.demo.summary import Summary
+from eventbus_core.cli.demo.table import figures_table, milliseconds
 
 FAULTS: Final = ("lost", "duplicated", "misrouted", "reordered")
 LIBRARIES: Final = ("anyio", "hiredis", "msgspec", "redis")
@@ -43,10 +44,7 @@ def versions() -> dict[str, str]:
 
 def table(result: Result) -> Table:
     """Return the figures of both runs."""
-    shown = Table(box=None, pad_edge=False)
-    shown.add_column("load", no_wrap=True)
-    for heading in ("events/s", "p50 ms", "p99 ms", "delivered", *FAULTS):
-        shown.add_column(heading, justify="right", no_wrap=True)
+    shown = figures_table(("load", "events/s", "p50\nms", "p99\nms", "delivered", *FAULTS))
     loads: tuple[Load, ...] = ("saturated", "unloaded")
     for load in loads:
         summary: Summary = getattr(result, load)
@@ -54,7 +52,7 @@ def table(result: Result) -> Table:
         shown.add_row(
             load,
             f"{summary.events_per_second:,.0f}",
-            *("-" if value is None else f"{value:,.3g}" for value in latency),
+            *map(milliseconds, latency),
             f"{summary.delivered:,}",
             *(f"{getattr(summary, fault):,}" for fault in FAULTS),
         )

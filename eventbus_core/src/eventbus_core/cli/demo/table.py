@@ -15,16 +15,8 @@ from eventbus_core.cli.demo.summary import Summary, latency_of
 from eventbus_core.cli.demo.tally import Tally
 
 HEADINGS = (
-    ("node", "left"),
-    ("clients", "right"),
-    ("sent", "right"),
-    ("local", "right"),
-    ("remote", "right"),
-    ("topic", "right"),
-    ("broadcast", "right"),
-    ("events/s", "right"),
-    ("p50 ms", "right"),
-    ("p99 ms", "right"),
+    *("node", "clients", "sent", "local", "remote", "topic"),
+    *("to all", "events/s", "p50\nms", "p99\nms"),
 )
 WIDTH = 100  # where there is no terminal
 
@@ -35,6 +27,21 @@ def stdout_console() -> Console:
     if not console.is_terminal:
         console.width = max(console.width, WIDTH)
     return console
+
+
+def figures_table(headings: Sequence[str]) -> Table:
+    """Return a table of figures, with names in its first column; a terminal of 80 columns is to hold it unshortened."""
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    for number, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if number else "left", no_wrap=True)
+    return table
+
+
+def milliseconds(value: float | None) -> str:
+    """Return *value* with about three figures, or a dash if there is none."""
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 class ProgressLine:
@@ -56,9 +63,7 @@ class ProgressLine:
 
 def nodes_table(tallies: Sequence[Tally], total: Tally, start: int) -> Table:
     """Return the table of all nodes and, in the last row, of all together."""
-    table = Table(box=None, pad_edge=False)
-    for heading, justify in HEADINGS:
-        table.add_column(heading, justify="left" if justify == "left" else "right", no_wrap=True)
+    table = figures_table(HEADINGS)
     for node, tally in enumerate(tallies):
         table.add_row(node_name(node), *_cells(tally, start))
     table.add_section()
@@ -92,5 +97,5 @@ def _cells(tally: Tally, start: int) -> list[str]:
     return [
         *(f"{number:,}" for number in numbers),
         f"{tally.rate(start):,.0f}",
-        *("-" if value is None else f"{value:,.3g}" for value in (latency.p50, latency.p99)),
+        *map(milliseconds, (latency.p50, latency.p99)),
     ]
