@@ -375,7 +375,7 @@ async def test_a_client_released_while_its_claim_is_settled_is_free(monkeypatch:
         async with bus.client("bob"):
             await directory.leave()  # as if the lease had ended
             monkeypatch.setattr(directory, "claim", slow)
-            bus._node.ownership.hurry()
+            bus._node.lease.hurry()
             with anyio.fail_after(DEADLINE):
                 await asked.wait()
         answer.set()

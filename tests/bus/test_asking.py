@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import anyio
+import msgspec
 import pytest
 
-from eventbus import ClientTakenOver
-from eventbus_core import Claim, Frame, Owner
-from eventbus_core.asking import Alive
+from eventbus import ClientTakenOver, Event
+from eventbus_core import Claim, Frame, Owner, Terms
+from eventbus_core.asking import AskingDirectory
+from eventbus_core.inquiry import QUESTION, Alive, Answer, Poll, Question
 from eventbus_core.testing.severed import severable_buses
 from tests.bus.support import DEADLINE, Hooked, read, take, tasks, until
 
@@ -84,7 +86,7 @@ async def test_g1_who_was_cut_off_hands_nothing_out_before_it_was_heard_and_answ
             monkeypatch.setattr(old.transport, "publish", slow)
             monkeypatch.setattr(directory, "claim", watched)
             if not known:
-                old.bus._node.asking._nodes.clear()  # type: ignore[union-attr]
+                old.bus._node.asking._others.clear()  # type: ignore[union-attr]
             old.transport.mend()
             await until(lambda: len(rounds) == 1, "nobody has answered")
             before = read(group, alice)
@@ -100,8 +102,50 @@ async def test_g11_a_node_that_never_answers_holds_up_nobody_for_longer_than_a_l
     async with severable_buses(URI, 1, lease=1.0) as (one,), one.bus.client("alice") as alice:
         asking = one.bus._node.asking
         assert asking is not None
-        asking._nodes["ghost"] = Alive("ghost", 1, 86_400.0, asking._me.wire_version, asking._me.lanes), float("inf")
+        asking._others.hear(Alive("ghost", 1, 86_400.0, asking._me.wire_version, asking._me.lanes))
         one.transport.mend()
         await until(lambda: one.bus._node.mailboxes.stale(), "it has heard that frames may be lost")
         await one.bus.send("alice", "note", 1)
         assert [event.data for event in await take(alice, 1)] == [1]
+
+
+def directory(told: Hooked) -> AskingDirectory:
+    """Return one that is by itself; what it asks is *told*."""
+    asking = AskingDirectory("tests", "n0")
+    asking.tell_all = lambda _type, data: told(data)
+    asking.tell_node = lambda _node, _type, _data: None
+    asking.told = anyio.lowlevel.checkpoint
+    asking.claimed = lambda _client, _owner: None
+    asking.unsure = lambda: None
+    return asking
+
+
+def said(type: str, data: object) -> Event:
+    """Return what another node says."""
+    return Event(type, "@n1", "@n0", "1", msgspec.Raw(msgspec.msgpack.encode(data)))
+
+
+async def test_g8_who_makes_sure_of_a_client_does_not_take_it_back_from_one_that_took_it_over_meanwhile() -> None:
+    """The word of the takeover comes late, while who holds the client is asked; and no answer comes in time."""
+    asking = directory(told := Hooked())
+    await asking.enter("n0", 60.0, Terms(1, 64))
+    (held,) = await asking.claim(["alice"], takeover=True)
+    assert isinstance(held, Claim)
+    other = Alive("n1", held.epoch, 60.0, 1, 64)
+    answers = Hooked()
+
+    async def make_sure() -> None:
+        answers(*await asking.claim(["alice"], takeover=False))
+
+    async with tasks() as group:
+        group.start_soon(make_sure)
+        await until(lambda: len(told) == 2, "it asks")
+        asking.take(said(QUESTION, Question(other, 1, ["alice"], [held.epoch + 1], takeover=True)))
+        await until(lambda: len(answers) == 1, "the claim returns")
+    assert answers == [Owner("n1", other.incarnation, held.epoch + 1)]
+
+
+async def test_g12_an_answer_to_what_was_not_asked_is_passed_over() -> None:
+    poll = Poll()
+    poll.add(Answer(Alive("n1", 1, 60.0, 1, 64), 1, {}, {"bob": 1}))
+    assert [poll.winners({"alice": 2}, takeover=takeover) for takeover in (False, True)] == [{}, {}]

@@ -17,7 +17,8 @@ from msgspec.structs import replace
 import eventbus
 from eventbus import ClientNotFound, Dropped, Event, Gap, LimitExceeded, OptionError
 from eventbus_core import node_partition
-from eventbus_core.mailbox import Mailbox, Mailboxes
+from eventbus_core.mailbox import Mailbox
+from eventbus_core.mailboxes import Mailboxes
 from eventbus_core.options import BusOptions, Overflow
 from tests.bus.support import DEADLINE, Hooked, Inbox, buses, fence, read, take, tasks, until
 

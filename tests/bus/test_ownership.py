@@ -300,7 +300,7 @@ async def test_g8_a_claim_whose_answer_was_lost_is_known_after_the_next_look(uri
     async with buses(uri, 2, lease=DEADLINE) as (a, b):
         async with a.client("bob") as bob:
             (granted,) = await a._node.directory.claim(["bob"], True)
-            a._node.ownership.hurry()
+            a._node.lease.hurry()
             await until(lambda: bob.epoch == granted.epoch)
             await b.send("bob", "n", 1)
             assert [event.data for event in await take(bob, 1)] == [1]

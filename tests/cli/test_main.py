@@ -95,3 +95,17 @@ def test_without_a_command_it_shows_the_help() -> None:
     assert "Examples" in "".join(
         subprocess.run(COMMAND, capture_output=True, text=True, timeout=TIMEOUT, env=environment(), check=False).stdout
     )
+
+
+@pytest.mark.parametrize("command", ["nodes", "doctor", "tail", "explain acme/alice", "publish order.created"])
+def test_a_command_that_is_told_of_no_bus_says_how(command: str) -> None:
+    ended = run(*command.split())
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.startswith("error: no bus is named: give its URI")
+    assert "EVENTBUS_URI" in ended.stderr
+
+
+def test_a_shell_completes_without_a_bus() -> None:
+    shown = run(_EVENTBUS_COMPLETE="complete_bash", COMP_WORDS="eventbus nodes --", COMP_CWORD="2")
+    assert "--json" in shown.stdout
+    assert shown.stderr == ""

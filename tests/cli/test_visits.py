@@ -102,7 +102,7 @@ async def test_tail_can_be_a_client_but_takes_it_only_if_told_to(redis_uri: str)
     async with two_nodes(redis_uri) as place:
         refused = await place.run("tail", "--client", "acme/alice")
         assert refused.returncode == 2
-        assert "held by node 'server-1'" in refused.stderr
+        assert "held by node 'server-1'; to take it, say --takeover" in refused.stderr
         arguments = ("tail", "news.>", "--client", "acme/alice", "--takeover", "--count", "2")
         with place.start(*arguments) as process:
             assert await error_line(process) == "listening as acme/alice\n"

@@ -10,8 +10,8 @@ from zlib import crc32
 
 import msgspec
 
-from eventbus_core.asking import ALIVE, ANSWER, GONE, QUESTION, SUPERSEDED
 from eventbus_core.exchange import FAILURE, HANDED_OVER, STATS, TAKEN_OVER
+from eventbus_core.inquiry import ALIVE, ANSWER, GONE, QUESTION, SUPERSEDED
 from eventbus_core.losses import LOSS
 from eventbus_core.routing import MOVED, UNDELIVERABLE
 from eventbus_core.session import ASK, GRANT, LEFT, MISSING, WHERE

@@ -1,101 +1,44 @@
 """
 The directory of a transport that has none: every node is asked, and the answers of all are the record.
 
-Each node knows what it holds. Who looks for a client, or claims one, asks everybody and waits
-until all nodes that are known to live have answered, or for ``ASK_TIMEOUT`` once the broker has the
-question: a node that does not answer by then is taken to hold nothing. If it turns out later that two
-hold a client, who claimed it last keeps it. Nodes say regularly that they live; who has not for the
-length of its lease is dead. Numbers come from the clock, and grow beyond whatever was heard of.
+Each node knows what it holds. Who looks for a client, or claims one, asks everybody and waits until all nodes that are
+known to live have answered, or for ``ASK_TIMEOUT`` once the broker has the question: a node that does not answer by
+then is taken to hold nothing. If it turns out later that two hold a client, who claimed it last keeps it. Nodes say
+regularly that they live; who has not for the length of its lease is dead. Numbers come from the clock, and grow beyond
+whatever was heard of.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from time import monotonic, time_ns
-from typing import Annotated, Final
+from time import time_ns
+from typing import Final
 
 import anyio
 import attrs
-import msgspec
 
 from eventbus_core.errors import NamespaceMismatch, NodeAlreadyPresent
 from eventbus_core.event import Event
+from eventbus_core.inquiry import (
+    ALIVE,
+    ANSWER,
+    GONE,
+    QUESTION,
+    SUPERSEDED,
+    Alive,
+    Answer,
+    Poll,
+    Question,
+    Superseded,
+)
 from eventbus_core.names import is_identifier
+from eventbus_core.neighbours import Neighbours
 from eventbus_core.transport import Claim, Directory, Node, Owner, Terms
 
-ALIVE: Final = "$sys.alive"
-GONE: Final = "$sys.gone"
-QUESTION: Final = "$sys.question"
-ANSWER: Final = "$sys.answer"
-SUPERSEDED: Final = "$sys.superseded"
 ASK_TIMEOUT: Final = 0.5
 QUESTIONS: Final = 3
 INTRODUCTION: Final = 0.3
 """Seconds that a node which enters gives the others to say that they are there."""
-MAX_NODES: Final = 100_000
-
-Stamp = Annotated[int, msgspec.Meta(ge=0, le=2**61)]
-"""A number that grows beyond whatever was heard of: a forged one leaves room for those that follow it in a frame."""
-Seconds = Annotated[float, msgspec.Meta(ge=0, le=86_400)]
-
-
-@attrs.frozen
-class Alive:
-    """What a node says of itself."""
-
-    node: str
-    incarnation: Stamp
-    lease: Seconds
-    wire_version: int
-    lanes: int
-
-
-@attrs.frozen
-class Question:
-    """Who holds *clients*, or any if there are none; a claim says by which *epochs* it takes them over."""
-
-    me: Alive
-    number: Stamp
-    clients: list[str]
-    epochs: list[Stamp] | None = None
-    takeover: bool = False
-
-
-@attrs.frozen
-class Answer:
-    """What a node holds of what it was asked for, with its epochs."""
-
-    me: Alive
-    number: Stamp
-    held: dict[str, Stamp]
-    claiming: dict[str, Stamp]
-
-
-@attrs.frozen
-class Superseded:
-    """What a node tells those who hold or claim *client* by smaller epochs, beside the one that it took it from."""
-
-    client: str
-    epoch: Stamp
-    node: str
-
-
-class _Poll:
-    """A question that is under way, the answers so far, by node, and whether all who live gave theirs."""
-
-    def __init__(self) -> None:
-        self.answers: dict[str, Answer] = {}
-        self.complete = False
-        self.more = anyio.Event()
-
-    def holders(self, client: str) -> set[str]:
-        """Return the nodes that hold or claim *client*."""
-        return {node for node, answer in self.answers.items() if client in answer.held or client in answer.claiming}
-
-    def add(self, answer: Answer) -> None:
-        self.answers[answer.me.node] = answer
-        self.more.set()
-        self.more = anyio.Event()
 
 
 class AskingDirectory(Directory):
@@ -126,8 +69,9 @@ class AskingDirectory(Directory):
         self._held: dict[str, int] = {}
         self._claiming: dict[str, int] = {}
         self._taking: set[str] = set()  # of these, those that will be ours whoever holds them
-        self._nodes: dict[str, tuple[Alive, float]] = {}  # and when its lease ends, by our clock
-        self._polls: dict[int, _Poll] = {}
+        self._taken: dict[str, Owner] = {}  # and those that we held, which another took over meanwhile
+        self._others = Neighbours()
+        self._polls: dict[int, Poll] = {}
         self._taken_by: NodeAlreadyPresent | NamespaceMismatch | None = None
         self._present = self._introduced = False
 
@@ -146,10 +90,7 @@ class AskingDirectory(Directory):
             else:
                 self._reconcile(answer)
         elif event.type == GONE:
-            gone = event.decode(Alive)
-            known = self._nodes.get(gone.node)
-            if known is not None and known[0].incarnation <= gone.incarnation:
-                del self._nodes[gone.node]
+            self._others.see_off(event.decode(Alive))
         else:
             self._heard(event.decode(Alive))
 
@@ -168,36 +109,34 @@ class AskingDirectory(Directory):
             NodeAlreadyPresent, NamespaceMismatch: somebody is who does not suffer us.
         """
         for _ in range(QUESTIONS):  # a question may be lost, and nothing is repaired yet
-            await self._ask([""], timeout=INTRODUCTION / QUESTIONS, patient=True)
+            await self._poll([""], timeout=INTRODUCTION / QUESTIONS, patient=True)
         self._check()
         self._introduced = True
 
     async def greet(self) -> None:
         """Return once everybody who is there knows us."""
-        await self._ask([""])
+        await self._poll([""])
         self.met.set()
 
     async def look_for(self, node: str) -> None:
         """Return once *node* is known, or does not answer."""
         for _ in range(QUESTIONS):
-            if any(alive.node == node for alive, _ in self._others()):
+            if any(alive.node == node for alive, _ in self._others.alive()):
                 return
-            await self._ask([""], timeout=INTRODUCTION, patient=True)
+            await self._poll([""], timeout=INTRODUCTION, patient=True)
 
     async def enter(self, node: str, lease: float, terms: Terms) -> int:
         self._me = Alive(node, self._next(), lease, terms.wire_version, terms.lanes)
         self._present = True
         if self._introduced:
-            self._nodes.clear()
-            await self._ask([""], timeout=INTRODUCTION, patient=True)
+            self._others.clear()
+            await self._poll([""], timeout=INTRODUCTION, patient=True)
         return self._me.incarnation
 
     async def renew(self) -> bool:
         self._check()
-        others = self._others()
-        if self._nodes and not others:
+        if not self._others.forget_dead():
             return False  # all whom we knew have fallen silent: it may be us who was cut off
-        self._nodes = {alive.node: self._nodes[alive.node] for alive, _ in others}
         if self._present:
             self.tell_all(ALIVE, self._me)
         return self._present
@@ -215,8 +154,11 @@ class AskingDirectory(Directory):
         self._taking.update(clients if takeover else ())
         try:
             # Alone, as far as we know, we may be the one who was cut off: then it takes a while to hear of others.
-            patient = not takeover and not self._others()
-            owners, poll = await self._poll(clients, epochs, takeover, patient=patient)
+            patient = not takeover and not self._others.alive()
+            poll = await self._poll(clients, epochs, takeover, patient=patient)
+            owners = poll.winners(dict(zip(clients, epochs, strict=True)), takeover=takeover)
+            for client, taken in self._taken.items():
+                owners[client] = max(owners.get(client, taken), taken, key=lambda owner: owner.epoch)
             if not takeover and not poll.complete and not self._held.keys().isdisjoint(clients):
                 self.unsure()
             claims = [
@@ -232,6 +174,7 @@ class AskingDirectory(Directory):
         finally:
             for client in clients:
                 self._claiming.pop(client, None)
+                self._taken.pop(client, None)
                 self._taking.discard(client)
 
     async def _grant(self, client: str, epoch: int, owner: Owner | None, takeover: bool) -> Claim | Owner:
@@ -244,8 +187,7 @@ class AskingDirectory(Directory):
             return owner
         if owner is not None and owner.epoch > epoch:  # its clock is ahead of ours
             self._last = max(self._last, owner.epoch)
-            (claim,) = await self.claim([client], takeover)
-            return claim
+            return (await self.claim([client], takeover))[0]
         self._held[client] = epoch
         return Claim(client, epoch, owner)
 
@@ -255,33 +197,25 @@ class AskingDirectory(Directory):
                 del self._held[claim.client]
 
     async def locate(self, clients: Sequence[str]) -> Sequence[Owner | None]:
-        owners = await self._ask(clients)
+        owners = (await self._poll(clients)).owners()
         for client in clients:
             mine = self._claiming[client] if client in self._taking else self._held.get(client)
-            theirs = owners.get(client)
-            if mine is not None and (theirs is None or theirs.epoch < mine):
+            if mine is not None and (client not in owners or owners[client].epoch < mine):
                 owners[client] = self._mine(mine)
         return [owners.get(client) for client in clients]
 
     async def nodes(self) -> Sequence[Node]:
         self._check()
         me = [Node(self._me.node, self._me.incarnation, self._me.lease)] if self._present else []
-        return me + [Node(alive.node, alive.incarnation, left) for alive, left in self._others()]
+        return me + [Node(alive.node, alive.incarnation, left) for alive, left in self._others.alive()]
 
     async def clients(self, node: str | None = None) -> AsyncIterator[str]:
-        owners = await self._ask([])
+        owners = (await self._poll([])).owners()
         for client in self._held:
             owners[client] = self._mine(self._held[client])
         for client, owner in owners.items():
             if node in (None, owner.node):
                 yield client
-
-    async def _ask(
-        self, clients: Sequence[str], timeout: float = ASK_TIMEOUT, *, patient: bool = False
-    ) -> dict[str, Owner]:
-        """Return the owners of *clients*, of any if there are none, among the other nodes."""
-        owners, _ = await self._poll(clients, timeout=timeout, patient=patient)
-        return owners
 
     async def _poll(
         self,
@@ -290,40 +224,23 @@ class AskingDirectory(Directory):
         takeover: bool = False,
         timeout: float = ASK_TIMEOUT,
         *,
-        patient: bool,
-    ) -> tuple[dict[str, Owner], _Poll]:
+        patient: bool = False,
+    ) -> Poll:
+        """Ask all nodes who holds *clients*, or any if there are none; if *patient*, wait for those not known too."""
         number = self._next()
-        poll = self._polls[number] = _Poll()
+        poll = self._polls[number] = Poll()
         try:
             me = self._me if self._introduced else attrs.evolve(self._me, incarnation=0)
             self.tell_all(QUESTION, Question(me, number, list(clients), epochs, takeover))
             with anyio.move_on_after(timeout) as telling:
                 await self.told()
             with anyio.move_on_after(timeout):
-                while patient or self._silent(poll):
+                while patient or not self._others.all_in(poll.answers):
                     await poll.more.wait()
-            poll.complete = not telling.cancelled_caught and not self._silent(poll)
+            poll.complete = not telling.cancelled_caught and self._others.all_in(poll.answers)
         finally:
             del self._polls[number]
-        owners: dict[str, Owner] = {}
-        for answer in poll.answers.values():
-            for client, epoch in answer.held.items():
-                if client not in owners or owners[client].epoch < epoch:
-                    owners[client] = Owner(answer.me.node, answer.me.incarnation, epoch)
-        if epochs is not None:
-            self._count_rivals(owners, dict(zip(clients, epochs, strict=True)), poll, takeover)
-        return owners, poll
-
-    def _count_rivals(self, owners: dict[str, Owner], ours: dict[str, int], poll: _Poll, takeover: bool) -> None:
-        """Count those who claim the same at the same time: by takeover the last one wins, else the first."""
-        rivals: dict[str, list[Owner]] = {}
-        for answer in poll.answers.values():
-            for client, epoch in answer.claiming.items():
-                if takeover or (client not in owners and epoch < ours[client]):
-                    rivals.setdefault(client, []).append(Owner(answer.me.node, answer.me.incarnation, epoch))
-        for client, claims in rivals.items():
-            held = [owners[client]] if client in owners else []
-            owners[client] = (max if takeover else min)(held + claims, key=lambda claim: claim.epoch)
+        return poll
 
     def _answer(self, question: Question) -> None:
         if question.me == self._me or not is_identifier(question.me.node):
@@ -339,6 +256,8 @@ class AskingDirectory(Directory):
             self.claimed(client, owner if question.takeover else None)
             if question.takeover and self._held.get(client, epoch) < epoch:
                 del self._held[client]
+                if client in self._claiming:
+                    self._taken[client] = owner
         self.tell_node(question.me.node, ANSWER, Answer(self._me, question.number, held, claiming))
 
     def _reconcile(self, answer: Answer) -> None:
@@ -363,23 +282,13 @@ class AskingDirectory(Directory):
         elif (alive.wire_version, alive.lanes) != (me.wire_version, me.lanes):
             if alive.incarnation < me.incarnation:
                 self._taken_by = NamespaceMismatch(self._namespace, "a lane count of", alive.lanes, me.lanes)
-        elif alive.node in self._nodes or len(self._nodes) < MAX_NODES:
-            known = self._nodes.get(alive.node)
-            self._nodes[alive.node] = alive, monotonic() + alive.lease
+        elif (new := self._others.hear(alive)) is not None:
             self._last = max(self._last, alive.incarnation)
-            if self._introduced and (known is None or known[0] != alive):
+            if self._introduced and new:
                 self.tell_node(alive.node, ALIVE, me)
 
     def _mine(self, epoch: int) -> Owner:
         return Owner(self._me.node, self._me.incarnation, epoch)
-
-    def _others(self) -> list[tuple[Alive, float]]:
-        now = monotonic()
-        return [(alive, ends - now) for alive, ends in self._nodes.values() if ends > now]
-
-    def _silent(self, poll: _Poll) -> bool:
-        """Return whether a node that is known to live has not answered."""
-        return any(alive.node not in poll.answers for alive, _ in self._others())
 
     def _check(self) -> None:
         if self._taken_by is not None:

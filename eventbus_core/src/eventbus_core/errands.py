@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from eventbus_core.errors import EventBusError
 from eventbus_core.event import Event
 from eventbus_core.incoming import Ticket
+from eventbus_core.link import RETRY_PAUSE
 from eventbus_core.log import get_logger
 from eventbus_core.names import NODE_SIGN
 from eventbus_core.outgoing import Outgoing
@@ -31,7 +32,6 @@ logger = get_logger("eventbus")
 MAX_HOPS: Final = 2
 MAX_STRAYS: Final = 100_000
 """Events of handles closed here that may wait for the directory's word; those of other nodes are bounded by credit."""
-PAUSE: Final = 0.2
 DOUBT_EVERY: Final = 0.5
 MAX_DOUBTED: Final = 1000
 
@@ -95,7 +95,7 @@ class Errands:
     def stray(self, event: Event, sender: str | None) -> None:
         """Send *event*, which came from *sender*, after its client: it is here no more."""
         origin = event.accepted_by(sender or self._node)
-        if self._ownership.alone or len(self._strays) >= MAX_STRAYS:
+        if not self._ownership.entered or len(self._strays) >= MAX_STRAYS:
             self._router.report(event, origin, CLIENT_GONE)
         else:
             self.add([Stray(event, origin, None)])
@@ -125,7 +125,7 @@ class Errands:
                 self._progress = anyio.Event()
             except EventBusError as error:
                 logger.debug("the directory does not answer: %s", error)
-                await anyio.sleep(PAUSE)
+                await anyio.sleep(RETRY_PAUSE)
 
     def pass_on(self, event: Event, origin: str, owner: Owner) -> None:
         """Forward *event*, accepted by *origin*, to the node that owns its client, and tell *origin* of it."""
@@ -150,7 +150,7 @@ class Errands:
             else:
                 strays.append(stray)
         if strays and doubtful:
-            await anyio.sleep(PAUSE)
+            await anyio.sleep(RETRY_PAUSE)
 
     def _redirect_one(self, stray: Stray, owner: Owner | None) -> None:
         event, origin, ticket = stray

@@ -9,11 +9,12 @@ import anyio
 import attrs
 from msgspec.structs import replace
 
-from eventbus_core.asking import ALIVE, ANSWER, GONE, QUESTION, SUPERSEDED, AskingDirectory
+from eventbus_core.asking import AskingDirectory
 from eventbus_core.errors import EventDataError, RequestFailed
 from eventbus_core.event import Event
 from eventbus_core.hearing import HEAR, HEARD, Hearing
 from eventbus_core.holding import Holding
+from eventbus_core.inquiry import ALIVE, ANSWER, GONE, QUESTION, SUPERSEDED
 from eventbus_core.losses import Undeliverable
 from eventbus_core.names import RESERVED, is_identifier
 from eventbus_core.ownership import Ownership

@@ -16,7 +16,8 @@ from eventbus_core.errors import EventBusError
 from eventbus_core.event import Event
 from eventbus_core.log import get_logger
 from eventbus_core.losses import LOSS, loss_of
-from eventbus_core.mailbox import Mailbox, Mailboxes
+from eventbus_core.mailbox import Mailbox
+from eventbus_core.mailboxes import Mailboxes
 from eventbus_core.options import Overflow
 
 logger = get_logger("eventbus")

@@ -13,7 +13,8 @@ from eventbus_core.event import Event
 from eventbus_core.exchange import Exchange
 from eventbus_core.holding import Holding
 from eventbus_core.losses import Dropped
-from eventbus_core.mailbox import MAILBOX_FULL, Mailbox, Mailboxes
+from eventbus_core.mailbox import MAILBOX_FULL, Mailbox
+from eventbus_core.mailboxes import Mailboxes
 from eventbus_core.presence import CLIENT_CLAIMED, CLIENT_RELEASED, CLIENT_TAKEN_OVER, Presence
 from eventbus_core.routing import Router
 from eventbus_core.sender import Sender

@@ -12,6 +12,7 @@ from anyio.abc import TaskGroup
 
 from eventbus_core.errands import NODE_UNREACHABLE
 from eventbus_core.errors import BusClosed, ClientTakenOver, EventBusError, TransportUnavailable
+from eventbus_core.link import RETRY_PAUSE
 from eventbus_core.log import get_logger
 from eventbus_core.names import RESERVED
 from eventbus_core.node import LocalNode, Service
@@ -24,7 +25,6 @@ TICK: Final = 0.05
 LEAVE_TIMEOUT: Final = 2.0
 HOOK_TIMEOUT: Final = 1.0
 BUS_CLOSED: Final = "bus closed"
-PAUSE: Final = 0.2
 
 
 class Life:
@@ -141,7 +141,7 @@ class Life:
         await self._persist(self.node.ownership.enter)
         self.node.router.trust_after = monotonic() + self.node.options.lease  # the broker may come with no memory
         await self._introduce()
-        self.node.ownership.hurry()
+        self.node.lease.hurry()
 
     async def _come_in(self) -> None:
         """Tell the application once events of other nodes arrive and the claims made alone are settled."""
@@ -160,9 +160,9 @@ class Life:
                 return await step()
             except TransportUnavailable as error:
                 self.node.link.failed(error)
-                if self.node.ownership.alone:  # then nobody else can have our clients
+                if not self.node.ownership.entered:  # then nobody else can have our clients
                     self.node.mailboxes.verified()
-                await anyio.sleep(PAUSE)
+                await anyio.sleep(RETRY_PAUSE)
 
     async def _drain(self) -> None:
         """Let what was accepted be handled."""
@@ -182,7 +182,7 @@ class Life:
     async def _wind_up(self) -> None:
         """Give up what this node holds, see off or report every event that it has taken in, and take in no more."""
         self.node.presence.say(NODE_LEFT, died=False)
-        self.node.ownership.end()
+        self.node.lease.end()
         for holding in list(self.node.ownership.clients.values()):
             self.node.ownership.drop(holding)
             self.node.holdings.end(holding, BusClosed("the bus is closed"))
@@ -245,9 +245,9 @@ class Life:
             self.node.holdings.tend(now)
 
     async def _keep_lease(self) -> None:
-        if self.node.ownership.alone:
+        if not self.node.ownership.entered:
             await self._enter_late()
-        async for lost, taken in self.node.ownership.keep_lease():
+        async for lost, taken in self.node.lease.keep():
             for holding, owner in taken:
                 self.node.holdings.end(holding, ClientTakenOver(holding.name, owner.node))
             self._settled.set()

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from time import monotonic
+from typing import Final
 
 from eventbus_core.log import get_logger
 
 logger = get_logger("eventbus")
+
+RETRY_PAUSE: Final = 0.2
+"""Seconds until what the broker did not do is asked of it again."""
 
 
 class Link:

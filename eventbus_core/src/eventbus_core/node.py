@@ -22,9 +22,11 @@ from eventbus_core.handlers import Handler, HandlerContext
 from eventbus_core.hearing import Hearing
 from eventbus_core.holdings import Holdings
 from eventbus_core.hooks import Hook, HookRunner
+from eventbus_core.lease import Lease
 from eventbus_core.link import Link
 from eventbus_core.losses import Dropped, Gap, Undeliverable
-from eventbus_core.mailbox import EXPIRED, Mailboxes
+from eventbus_core.mailbox import EXPIRED
+from eventbus_core.mailboxes import Mailboxes
 from eventbus_core.names import node_address
 from eventbus_core.options import BusOptions
 from eventbus_core.outbox import Outbox
@@ -95,11 +97,11 @@ class LocalNode:
             self.directory,
             options,
             self.id,
-            self.link,
-            self._verified,
+            lambda: self.lease.hurry(),
             lambda holding: self.exchange.took_over(holding),
             lambda holding, reason: self.holdings.end(holding, reason),
         )
+        self.lease = Lease(self.directory, options.lease, self.id, self.link, self.ownership, self._verified)
         self.sessions = Sessions(options, self.id, 0, ordered=transport.capabilities.ordered)
         self.sessions.on_answer = self._answered
         self.subscriptions = Subscriptions(transport, options, self.arrived, self.sessions.left)
@@ -116,6 +118,7 @@ class LocalNode:
             self.id,
             self.outbox,
             self.ownership,
+            self.lease,
             self.subscriptions,
             self.directory,
             self.waits,
@@ -163,7 +166,7 @@ class LocalNode:
     async def joined(self, pattern: str | None = None) -> None:
         """Return once what matches *pattern*, or every pattern so far, arrives from other nodes."""
         self.sender.check_open()
-        if self.ownership.alone:
+        if not self.ownership.entered:
             return  # there are no others, and this node waits for every lane before it joins them
         with self.waits.within(None):
             if pattern is None:
@@ -186,7 +189,7 @@ class LocalNode:
     def _doubt(self) -> None:
         """Hand nothing out until the directory has confirmed our clients: for a while we did not hear of others."""
         self.mailboxes.doubt()
-        self.ownership.hurry()
+        self.lease.hurry()
 
     def _unreached(self, queue: Queue) -> None:
         """Find out what became of the node of *queue*, which does not listen, or does not answer."""
@@ -197,7 +200,7 @@ class LocalNode:
     def _unsure(self) -> None:
         """Ask again who holds our clients if nothing is handed out before that is known."""
         if self.mailboxes.doubtful():
-            self.ownership.hurry()
+            self.lease.hurry()
 
     def _verified(self) -> None:
         """By the directory's word our lease holds, and the clients that we hold are ours."""
@@ -291,7 +294,7 @@ class LocalNode:
             mailbox_events=self.mailboxes.waiting(),
             outage_seconds=self.link.seconds_down(),
             interruptions=delivery.interruptions,
-            leases_lost=self.ownership.losses,
+            leases_lost=self.lease.losses,
             hooks_skipped=self.hooks.skipped,
             frame_events=outbox.sizes.histogram(),
             send_seconds=outbox.seconds.histogram(),

@@ -46,7 +46,7 @@ class Outgoing:
         self._asked_for = 0
         self._progress = True
         self._silent_since = 0.0
-        self._alone = False  # whether nobody listens, as far as we know
+        self._unheard = False  # whether nobody listens, as far as we know
         self._windows: dict[str, int] = {}
         self._began = 0  # the position from which a receiver that did not answer yet has its first window
         self._probe_at: float | None = None
@@ -76,17 +76,17 @@ class Outgoing:
         """Return how many bytes of events may be sent now; zero or less: wait for credit."""
         if self._windows:
             return min(self._windows.values()) - self.position
-        if self._alone:
+        if self._unheard:
             return FIRST_WINDOW
         return FIRST_WINDOW + self._began - self.position
 
     def heard(self, receivers: int) -> None:
         """Take the transport's word for how many others got the last frame: zero is a fact."""
         if receivers == 0:
-            self._alone = True
+            self._unheard = True
             self._windows.clear()
-        elif self._alone:
-            self._alone = False
+        elif self._unheard:
+            self._unheard = False
             self._began = self.position
 
     def silent(self, now: float) -> bool:
@@ -106,7 +106,7 @@ class Outgoing:
             self.handled = max(self.handled, min(handled, self.next))
         if self.node is None and upto <= self.position and receiver not in self._windows:
             return  # a laggard is waited for again once it has caught up
-        self._alone = False
+        self._unheard = False
         self._windows[receiver] = max(upto, self._windows.get(receiver, 0))  # a late grant takes nothing back
         if self.room() > 0:
             self._blocked_at = None
@@ -142,7 +142,7 @@ class Outgoing:
         elif self._blocked_at is None:
             self._blocked_at, self._probes, self._probe_at = now, 0, now + PROBES[0]
         elif self.node is None and not self._windows and now - self._blocked_at >= SILENCE:
-            self._alone, self._blocked_at = True, None
+            self._unheard, self._blocked_at = True, None
         elif self.node is None and now - self._blocked_at >= laggard_timeout:
             self._windows = {who: upto for who, upto in self._windows.items() if upto > self.position}
             self._blocked_at = None

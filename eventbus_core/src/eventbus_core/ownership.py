@@ -1,9 +1,9 @@
-"""What this node holds: its lease, its incarnation, and the clients that it has claimed."""
+"""What this node holds: the clients that it has claimed, by the incarnation in which it entered."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from typing import Any
 
 import anyio
 
@@ -14,12 +14,9 @@ from eventbus_core.errors import (
     ClientTakenOver,
     EventBusError,
     LimitExceeded,
-    NamespaceMismatch,
-    NodeAlreadyPresent,
     TransportUnavailable,
 )
 from eventbus_core.holding import Holding
-from eventbus_core.link import Link
 from eventbus_core.log import get_logger
 from eventbus_core.options import BusOptions
 from eventbus_core.transport import Claim, Directory, Owner, Terms
@@ -27,19 +24,14 @@ from eventbus_core.wire import WIRE_VERSION
 
 logger = get_logger("eventbus")
 
-RENEWALS_PER_LEASE: Final = 3
-PAUSE: Final = 0.2
-
 
 class Ownership:
     """
-    The clients that this node holds by the directory's word, and the lease that keeps them.
+    The clients that this node holds by the directory's word.
 
     Attributes:
         clients: by name; what routing looks up.
         incarnation: of this node; 0 until it has entered.
-        lost: whether the lease was lost, and :meth:`keep_lease` has not told of it yet.
-        losses: how often it was.
         on_entered: called when this node has entered for the first time.
     """
 
@@ -48,25 +40,20 @@ class Ownership:
         directory: Directory,
         options: BusOptions,
         node: str,
-        link: Link,
-        verified: Callable[[], None],
+        doubt: Callable[[], None],
         took_over: Callable[[Holding], None],
         end: Callable[[Holding, EventBusError], None],
     ) -> None:
         self.clients: dict[str, Holding] = {}
-        self.incarnation = self.losses = 0
-        self.lost = False
+        self.incarnation = 0
         self.on_entered: Callable[[], None] = lambda: None
         self._directory = directory
         self._options = options
         self._node = node
-        self._link = link
-        self._verified = verified
+        self._doubt = doubt  # called when we may not know what we hold
         self._took_over = took_over
         self._end = end
         self._owed: list[Claim] = []
-        self._hurry = anyio.Event()
-        self._over = False
         self._doubts: set[str] = set()  # clients whose claims the directory may have granted, without our hearing of it
         self._superseded: dict[str, tuple[int, str]] = {}
         self._claims = Batcher(self._claim_batch, self._abandoned)
@@ -82,14 +69,15 @@ class Ownership:
         """
         terms = Terms(WIRE_VERSION, self._options.lanes)
         with anyio.CancelScope(shield=True):  # half an entry would keep our id from us until its lease ends
-            first, self.incarnation = self.alone, await self._directory.enter(self._node, self._options.lease, terms)
-        if first:
+            again, self.incarnation = self.entered, await self._directory.enter(self._node, self._options.lease, terms)
+        self._owed.clear()  # the claims of a former incarnation have ended with its lease
+        if not again:
             self.on_entered()
 
     @property
-    def alone(self) -> bool:
-        """Whether this node has not entered yet; then it holds its clients provisionally, by epoch 0."""
-        return not self.incarnation
+    def entered(self) -> bool:
+        """Whether this node has entered; before, it holds its clients provisionally, by epoch 0."""
+        return bool(self.incarnation)
 
     def check_entered(self) -> None:
         """
@@ -98,7 +86,7 @@ class Ownership:
         Raises:
             TransportUnavailable: it has not, so that it knows of nobody but itself.
         """
-        if self.alone:
+        if not self.entered:
             raise TransportUnavailable(
                 "the broker has not been reached yet: this node is alone and knows of its own clients only"
             )
@@ -143,7 +131,7 @@ class Ownership:
 
     async def leave(self) -> None:
         """Release everything and leave the namespace."""
-        if not self.alone:
+        if self.entered:
             await self._directory.leave()
 
     def runners(self) -> Iterator[Callable[[], Coroutine[Any, Any, None]]]:
@@ -152,65 +140,7 @@ class Ownership:
         yield self._releases.run
         yield self.lookups.run
 
-    def end(self) -> None:
-        """Renew the lease no more: the node leaves."""
-        self._over = True
-        self._hurry.set()
-
-    def hurry(self) -> None:
-        """Renew the lease now, and make sure of what we hold."""
-        self._hurry.set()
-
-    async def keep_lease(self) -> AsyncIterator[tuple[bool, list[tuple[Holding, Owner]]]]:
-        """
-        Renew the lease for ever.
-
-        Each time it was lost, enter again with a new incarnation, and claim again what nobody took.
-        Then, and after :meth:`hurry`, yield whether it was lost, and what others took, with its owners.
-        """
-        failures = 0
-        while True:
-            if self._hurry.is_set():
-                await anyio.sleep(failures * PAUSE)
-            else:
-                with anyio.move_on_after(PAUSE if self.lost else self._options.lease / RENEWALS_PER_LEASE):
-                    await self._hurry.wait()
-            if self._over:
-                return
-            hurried, self._hurry = self._hurry.is_set(), anyio.Event()
-            try:
-                if not await self._directory.renew():
-                    if not self.lost:
-                        logger.warning("node %s lost its lease; entering again", self._node, extra={"node": self._node})
-                        self.losses += 1
-                    self.lost = True
-                    await self.enter()
-                    self._owed.clear()  # the claims of the former incarnation have ended with its lease
-                if self.lost or hurried:
-                    taken = await self._claim_again()
-                    yield self.lost, taken
-                    self.lost = False
-                await self._settle_doubts()
-                failures, hurried = 0, False
-                self._link.succeeded()
-                if not self._hurry.is_set():  # else there is a doubt that is newer than the answer
-                    self._verified()
-                owed, self._owed = self._owed, []
-                if owed:
-                    await self._release_all(owed)
-            except (NodeAlreadyPresent, NamespaceMismatch):
-                raise  # another has entered in our name, or the namespace is not ours any more: we are nobody
-            except TransportUnavailable as error:
-                self._link.failed(error)
-                failures = 1
-            except EventBusError as error:
-                extra = {"node": self._node, "error": str(error)}
-                logger.warning("node %s could not renew its lease: %s", self._node, error, extra=extra)
-                failures = 1
-            if hurried:  # and it failed
-                self._hurry.set()
-
-    async def _settle_doubts(self) -> None:
+    async def settle_doubts(self) -> None:
         """Release what the directory says is ours though we do not hold it: the answer to a claim was lost."""
         doubts = sorted(self._doubts)
         owners = await self._directory.locate(doubts) if doubts else []
@@ -223,7 +153,13 @@ class Ownership:
             await self._directory.release(phantoms)
         self._doubts.difference_update(doubts)
 
-    async def _claim_again(self) -> list[tuple[Holding, Owner]]:
+    async def release_owed(self) -> None:
+        """Release what the directory did not take back when it was released."""
+        owed, self._owed = self._owed, []
+        if owed:
+            await self._release_all(owed)
+
+    async def claim_again(self) -> list[tuple[Holding, Owner]]:
         """Claim what we held; let go of what others took, and return it with its present owners."""
         held = list(self.clients.values())
         owners = await self._claim_all([(holding, False) for holding in held])
@@ -248,15 +184,15 @@ class Ownership:
             if not which:
                 continue
             names = [holding.name for _, holding in which]
-            if self.alone:
+            if not self.entered:
                 for index, holding in which:
-                    refused[index] = self._claim_alone(holding, takeover=takeover)
+                    refused[index] = self._claim_provisionally(holding, takeover=takeover)
                 continue
             try:
                 answers = await self._directory.claim(names, takeover)
             except EventBusError:
                 self._doubts.update(names)
-                self.hurry()
+                self._doubt()
                 raise
             for (index, holding), answer in zip(which, answers, strict=True):
                 if isinstance(answer, Claim):
@@ -287,7 +223,7 @@ class Ownership:
                 names.add(holding.name)
         return refused
 
-    def _claim_alone(self, holding: Holding, *, takeover: bool) -> Owner | None:
+    def _claim_provisionally(self, holding: Holding, *, takeover: bool) -> Owner | None:
         """Claim for the time being; others may hold the client, and will keep it."""
         previous = Owner(self._node, 0, 0) if holding.name in self.clients else None
         if previous is not None and not takeover:

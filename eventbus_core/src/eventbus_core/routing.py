@@ -21,6 +21,7 @@ from msgspec.structs import replace
 from eventbus_core.asking import AskingDirectory
 from eventbus_core.errors import ClientNotFound, TransportUnavailable
 from eventbus_core.event import Event, copy_event, encode_event, encode_unread
+from eventbus_core.lease import Lease
 from eventbus_core.losses import Undeliverable
 from eventbus_core.mailbox import Mailbox
 from eventbus_core.names import EVERYONE, NODE_SIGN, RESERVED, check_address, check_client, node_address
@@ -38,7 +39,7 @@ from eventbus_core.waits import Waits
 MOVED: Final = "$sys.moved"
 UNDELIVERABLE: Final = "$sys.undeliverable"
 NO_HANDLER: Final = "no handler"
-PAUSE: Final = 0.1
+LOOK_AGAIN: Final = 0.1
 
 _LAST_DIGITS: Final = [f"{number:03x}" for number in range(4096)]
 
@@ -62,7 +63,7 @@ class Router:
         options, node, outbox, ownership, subscriptions, directory, waits: what it was made of.
         internal: takes an event for this node that no application handles; returns whether it did.
         address: of this node.
-        alone: whether this node has not joined the others yet: what it publishes or broadcasts is for itself.
+        begun: whether this node has joined the others; before, what it publishes or broadcasts is for itself.
         next_id: returns an id that no other event of the namespace has.
         clients: of this node.
         routes: the ways to remote clients and nodes.
@@ -77,6 +78,7 @@ class Router:
         node: str,
         outbox: Outbox,
         ownership: Ownership,
+        lease: Lease,
         subscriptions: Subscriptions,
         directory: Directory,
         waits: Waits,
@@ -84,7 +86,7 @@ class Router:
     ) -> None:
         self.internal = internal
         self.address = node_address(node)
-        self.alone = True
+        self.begun = False
         self.clients = ownership.clients
         self.routes = Routes(outbox, options.owner_cache)
         self.accepted = self.local = 0
@@ -95,6 +97,7 @@ class Router:
         self.node = node
         self.outbox = outbox
         self.ownership = ownership
+        self._lease = lease
         self.subscriptions = subscriptions
         self.directory = directory
         self._lanes: dict[str, Queue] = {}
@@ -102,7 +105,7 @@ class Router:
 
     def begin(self, incarnation: int) -> None:
         """Number events as those of this *incarnation*, and let them go to other nodes too."""
-        self.alone = False
+        self.begun = True
         self.routes.known.clear()  # their queues may be those of before
         self._lanes.clear()
         self.next_id = _ids(f"{incarnation:x}")
@@ -141,7 +144,7 @@ class Router:
         Raises:
             TransportUnavailable: there was no room within ``send_timeout``; nobody gets the event.
         """
-        queue = None if self.alone else self._lanes.get(topic) or self._lane(topic)
+        queue = (self._lanes.get(topic) or self._lane(topic)) if self.begun else None
         return self._spread(event, size, queue, (self.subscriptions.topics, self.subscriptions.locals))
 
     def broadcast(self, event: Event, size: int, *, include_self: bool) -> Wait:
@@ -152,11 +155,11 @@ class Router:
             TransportUnavailable: there was no room within ``send_timeout``; nobody gets the event.
         """
         here = (self.subscriptions.handlers, self.subscriptions.locals) if include_self else ()
-        return self._spread(event, size, None if self.alone else self.outbox.queue(ALL_NODES), here)
+        return self._spread(event, size, self.outbox.queue(ALL_NODES) if self.begun else None, here)
 
     def doubtful(self) -> bool:
         """Return whether the directory may not know everybody who is there, since it has lost its memory."""
-        return self.ownership.lost or monotonic() < self.trust_after
+        return self._lease.lost or monotonic() < self.trust_after
 
     async def locate(self, client: str) -> Owner | None:
         """Return the owner of *client* as the directory knows it now."""
@@ -201,7 +204,7 @@ class Router:
         owner = await (self._find_node(target[1:]) if target[:1] == NODE_SIGN else self.locate(target))
         if owner is None:
             if self.doubtful() or not await self._is_known():
-                await anyio.sleep(PAUSE)
+                await anyio.sleep(LOOK_AGAIN)
                 return
             raise ClientNotFound(target)
         if owner.node != self.node:
@@ -215,7 +218,7 @@ class Router:
         """Return whether the directory knows this node; if not, it has lost its memory, and we are to enter again."""
         known = any(node.id == self.node for node in await self.directory.nodes())
         if not known:
-            self.ownership.hurry()
+            self._lease.hurry()
         return known
 
     async def _find_node(self, node: str) -> Owner | None:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 import anyio
 
 from eventbus_core.errors import EventBusError, LimitExceeded
+from eventbus_core.link import RETRY_PAUSE
 from eventbus_core.mailbox import Mailbox
 from eventbus_core.options import BusOptions
 from eventbus_core.topics import PatternIndex, lanes_of
 from eventbus_core.transport import Partition, Transport, lane_partition
-
-PAUSE: Final = 0.2
 
 Arrived: TypeAlias = Callable[[Sequence[Partition]], Awaitable[None]]
 """Called with partitions that the transport has joined; they count as joined once it has returned."""
@@ -80,7 +79,7 @@ class Lanes:
                     await self._wake.wait()
                     continue
             except EventBusError:
-                await anyio.sleep(PAUSE)
+                await anyio.sleep(RETRY_PAUSE)
                 continue
             self._changed.set()
             self._changed = anyio.Event()

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from eventbus_core.bus import Bus
 from eventbus_core.cli.visit import AsJson, UriOption, visit
-from eventbus_core.errors import EventDataError
+from eventbus_core.errors import ClientAlreadyClaimed, EventBusError, EventDataError
 from eventbus_core.event import Event
 from eventbus_core.losses import Dropped, Gap, loss_event
 from eventbus_core.names import check_client, check_pattern
@@ -86,7 +86,12 @@ def tail_command(
             typer.echo(f"listening as {client or bus.address}", err=True)
             await _show_all(events, wanted.count, lambda batch: show([_line(event, decode=decode) for event in batch]))
 
-    visit(uri, work)
+    try:
+        visit(uri, work)
+    except ClientAlreadyClaimed as error:
+        raise EventBusError(
+            f"client {error.client!r} is held by node {error.node!r}; to take it, say --takeover"
+        ) from error
 
 
 @asynccontextmanager

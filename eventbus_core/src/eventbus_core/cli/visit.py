@@ -7,7 +7,7 @@ import secrets
 import signal
 import sys
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Final, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 from urllib.parse import parse_qsl, urlencode
 
 import anyio
@@ -25,8 +25,24 @@ SIGNALLED: Final = 128  # plus its number, as shells have it
 FLAWED: Final = 1
 
 URI_HELP: Final = "Where the bus is. Taken from EVENTBUS_URI if not given: better for a URI with a password."
-UriArgument = Annotated[str, typer.Argument(metavar="URI", envvar="EVENTBUS_URI", help=URI_HELP)]
-UriOption = Annotated[str, typer.Option("--uri", metavar="URI", envvar="EVENTBUS_URI", help=URI_HELP)]
+
+
+def _named(context: typer.Context, uri: str) -> str:
+    if not uri and not context.resilient_parsing:  # as while a shell completes
+        raise ConfigurationError("no bus is named: give its URI, such as redis://localhost:6379/0, or set EVENTBUS_URI")
+    return uri
+
+
+_GIVEN: Final[dict[str, Any]] = {
+    "metavar": "URI",
+    "envvar": "EVENTBUS_URI",
+    "help": URI_HELP,
+    "callback": _named,
+    "default_factory": str,
+    "show_default": False,
+}
+UriArgument = Annotated[str, typer.Argument(**_GIVEN)]
+UriOption = Annotated[str, typer.Option("--uri", **_GIVEN)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs, and nothing else.")]
 
 

@@ -17,7 +17,7 @@ else:
     asserting = ("bus", "directory", "failure", "transport", "upset")
     pytest.register_assert_rewrite(
         *(f"{__name__}.{name}_suite" for name in asserting),
-        *(f"{__name__}.{name}" for name in ("parties", "records", "streams", "world")),
+        *(f"{__name__}.{name}" for name in ("parties", "records", "streams", "upheaval", "world")),
     )
 
 from eventbus_core.testing.chaos import Chaos, ChaosTransport, chaos_around

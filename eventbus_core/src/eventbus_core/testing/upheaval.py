@@ -71,7 +71,8 @@ class Upheaval:
     """
     Four nodes that go through a list of steps, and what came of it; see :func:`carry_out`.
 
-    With *deaths* leases are short, so that frozen nodes lose theirs, and clients may be nobody's for a while.
+    With *deaths* leases are short, so that frozen nodes lose theirs, and clients may be nobody's for a while. What a
+    node that dies has taken in and was passing on, since the client had moved, may die with it.
     """
 
     def __init__(self, nodes: Sequence[Severable], group: TaskGroup, deaths: set[int]) -> None:
@@ -79,7 +80,7 @@ class Upheaval:
         self._group = group
         self._deaths = deaths
         self._readers: dict[str, list[Reader]] = defaultdict(list)  # of each claim, in their order
-        self._holders: dict[str, Severable] = {}
+        self._holders: dict[str, list[int]] = defaultdict(list)  # the nodes that made them
         self._sent: dict[int, tuple[str, int]] = {}  # to which client, and how many claims of it had been made by then
         self._reported: list[Undeliverable] = []
         nodes[0].bus.on_undeliverable(self._reported.append)
@@ -101,7 +102,7 @@ class Upheaval:
                 assert self._deaths, "a claim was refused"
                 return
             self._readers[step.client].append(read(self._group, client))
-            self._holders[step.client] = node
+            self._holders[step.client].append(step.node)
 
     async def finish(self) -> None:
         """Let those die who are to, and the others go on; check that all was handled as it has to be, or reported."""
@@ -125,7 +126,7 @@ class Upheaval:
             try:
                 await self._nodes[0].bus.send(client, f"number.{number}", number)
             except ClientNotFound:
-                transport = self._holders[client].transport
+                transport = self._nodes[self._holders[client][-1]].transport
                 is_unknown = transport.directory is None and transport.line.cut  # nobody else knows who holds it
                 assert is_unknown or self._deaths, f"{client!r} was not found: {self}"
             else:
@@ -141,7 +142,10 @@ class Upheaval:
         return handled
 
     def _missing(self) -> set[int]:
-        return self._sent.keys() - self._handled().keys() - {int(fate.type[7:]) for fate in self._reported}
+        due = {
+            number for number, (client, _) in self._sent.items() if self._deaths.isdisjoint(self._holders[client][:-1])
+        }
+        return due - self._handled().keys() - {int(fate.type[7:]) for fate in self._reported}
 
     def _check(self) -> None:
         for number, places in self._handled().items():
