@@ -172,10 +172,11 @@ class AskingDirectory(Directory):
                         self.tell_node(node, SUPERSEDED, Superseded(claim.client, claim.epoch, self._me.node))
             return claims
         finally:
-            for client in clients:
-                self._claiming.pop(client, None)
-                self._taken.pop(client, None)
-                self._taking.discard(client)
+            for client, epoch in zip(clients, epochs, strict=True):
+                if self._claiming.get(client) == epoch:  # else another claim of it has begun here
+                    del self._claiming[client]
+                    self._taken.pop(client, None)
+                    self._taking.discard(client)
 
     async def _grant(self, client: str, epoch: int, owner: Owner | None, takeover: bool) -> Claim | Owner:
         mine = self._held.get(client)
