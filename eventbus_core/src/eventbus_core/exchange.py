@@ -150,6 +150,7 @@ class Exchange:
             self._refusals.add(OWN, f"{event!r} names a node that cannot be")
         elif moved.owner.node != self._router.node:
             self._router.routes.remember(moved.client, moved.owner)
+            self._ownership.supersede(moved.client, moved.owner.epoch, moved.owner.node)
 
     def _taken_over(self, event: Event) -> None:
         taken = event.decode(TakenOver)
