@@ -11,7 +11,7 @@ import pytest
 from eventbus import ClientTakenOver, Event
 from eventbus_core import Claim, Frame, Owner, Terms
 from eventbus_core.asking import AskingDirectory
-from eventbus_core.inquiry import QUESTION, Alive, Answer, Poll, Question
+from eventbus_core.inquiry import ALIVE, ANSWER, QUESTION, Alive, Answer, Poll, Question
 from eventbus_core.testing.severed import severable_buses
 from tests.bus.support import DEADLINE, Hooked, read, take, tasks, until
 
@@ -143,6 +143,42 @@ async def test_g8_who_makes_sure_of_a_client_does_not_take_it_back_from_one_that
         asking.take(said(QUESTION, Question(other, 1, ["alice"], [held.epoch + 1], takeover=True)))
         await until(lambda: len(answers) == 1, "the claim returns")
     assert answers == [Owner("n1", other.incarnation, held.epoch + 1)]
+
+
+async def test_g8_who_makes_sure_of_a_client_while_it_takes_it_over_hears_of_others_who_do() -> None:
+    """Of two claims of one client here, the first to end leaves the other to be reckoned with."""
+    asking = directory(told := Hooked())
+    await asking.enter("n0", 60.0, Terms(1, 64))
+    (held,) = await asking.claim(["alice"], takeover=True)
+    assert isinstance(held, Claim)
+    other = Alive("n1", held.epoch, 60.0, 1, 64)
+    asking.take(said(ALIVE, other))
+    sure, mine = Hooked(), Hooked()
+
+    async def make_sure() -> None:
+        sure(*await asking.claim(["alice"], takeover=False))
+
+    async def take_over() -> None:
+        mine(*await asking.claim(["alice"], takeover=True))
+
+    async with tasks() as group:
+        group.start_soon(make_sure)
+        await until(lambda: len(told) == 2, "it asks whether it holds the client")
+        group.start_soon(take_over)
+        await until(lambda: len(told) == 3, "it asks once more, to take it over")
+        number = told[1].number
+        asking.take(said(ANSWER, Answer(other, number, {}, {})))
+        await until(lambda: len(sure) == 1, "it is sure")
+        assert not mine
+        epoch = told[2].epochs[0] + 1
+        asking.take(said(QUESTION, Question(other, 1, ["alice"], [epoch], takeover=True)))
+        asking.take(said(ANSWER, Answer(other, told[2].number, {}, {})))
+        await until(lambda: len(told) == 4 or len(mine) == 1, "it hears of the other")
+        if len(told) == 4:
+            asking.take(said(ANSWER, Answer(other, told[3].number, {"alice": epoch}, {})))
+        await until(lambda: len(mine) == 1, "it has taken the client over")
+    assert mine[0].previous == Owner("n1", other.incarnation, epoch)
+    assert mine[0].epoch > epoch
 
 
 async def test_g12_an_answer_to_what_was_not_asked_is_passed_over() -> None:

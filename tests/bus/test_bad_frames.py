@@ -18,6 +18,7 @@ import eventbus
 from eventbus import Bus
 from eventbus_core import TransportURI, load_backend
 from eventbus_core.event import Event, encode_event
+from eventbus_core.inquiry import Poll
 from eventbus_core.refusals import LOG_EVERY, Refusals
 from eventbus_core.session import GONE, GRANT, LEFT, MISSING, WHERE
 from eventbus_core.transport import ALL_NODES, Frame, Partition, Transport
@@ -234,6 +235,50 @@ async def test_g12_counters_take_whatever_is_forged(uri: str) -> None:
             )
         await until(lambda: a.stats().missed == LARGEST, "the losses are counted")
         assert (await b.node_stats("n0")).missed == LARGEST
+
+
+def own_event(kind: str, data: object) -> Event:
+    """Return what a node tells n0 for the bus itself."""
+    return event(kind, "@n0", msgspec.msgpack.encode(data))
+
+
+@pytest.mark.parametrize("name", ["n0", "a b"])
+@pytest.mark.parametrize(
+    ("kind", "data"), [("$sys.hear", {"number": 1}), ("$sys.taken-over", {"client": "alice", "epoch": 1})]
+)
+async def test_g12_nobody_makes_a_node_answer_itself(uri: str, name: str, kind: str, data: dict[str, object]) -> None:
+    """What a node sent to itself would wait for ever for its own credit, and so would :meth:`Bus.flush`."""
+    async with attacked(uri) as ((a, b), outsider):
+        forgeries = [own_event(kind, {**data, "node": name})] * 4000
+        await outsider.write("n:n0", outsider.frame(*forgeries, partition="n:n0"))
+        await until(lambda: a.stats().refused == {"own event": len(forgeries)}, "all are counted")
+        await fence([b], [a])
+        assert a._node.outbox.known(name) is None
+        await a.flush()
+
+
+@pytest.mark.parametrize("name", ["n0", "a b"])
+@pytest.mark.parametrize("asked", [True, False], ids=["asked", "not-asked"])
+async def test_g12_what_nodes_without_a_directory_tell_in_the_name_of_no_other_is_passed_over(
+    name: str, asked: bool
+) -> None:
+    """Neither as an answer to a question that is under way, nor as one that is late, nor as a question."""
+    async with attacked("asking://tests") as ((a, b), outsider), a.client("alice") as alice:
+        assert await a.locate("bob") is None
+        asking = a._node.asking
+        assert asking is not None
+        number = asking._last
+        poll = Poll()
+        if asked:
+            asking._polls[number] = poll
+        me = {"node": name, "incarnation": 0, "lease": 60.0, "wire_version": 1, "lanes": 64}
+        question = {"me": me, "number": 1, "clients": ["alice"]}
+        answer = {"me": me, "number": number, "held": {"alice": alice.epoch - 1}, "claiming": {}}
+        forgeries = [own_event("$sys.question", question), own_event("$sys.answer", answer)]
+        await outsider.write("n:n0", outsider.frame(*forgeries, partition="n:n0"))
+        await fence([b], [a])
+        assert a._node.outbox.known(name) is None
+        assert poll.answers == {}
 
 
 async def test_g12_frames_that_wait_for_another_are_bounded_by_what_they_take() -> None:

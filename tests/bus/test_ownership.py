@@ -380,6 +380,31 @@ register("deaf", Deaf)
 register("deaf-asking", DeafAsking)
 
 
+async def test_g8_a_node_with_one_slow_consumer_hears_that_another_of_its_clients_was_taken_over(uri: str) -> None:
+    """The word to it alone waits for credit, behind what is for that consumer; what is told all does not."""
+    done = anyio.Event()
+
+    async def slow(_event: eventbus.Event) -> None:
+        await done.wait()
+
+    async with buses(uri, 2, laggard_timeout=10 * DEADLINE) as (old, new), tasks() as group:
+        async with old.client("slow", handler=slow):
+
+            async def flood() -> None:
+                while not done.is_set():
+                    await new.send("slow", "note", bytes(10_000))
+
+            group.start_soon(flood)
+            await until(lambda: new.stats().waits > 0, "there is no credit left")
+            before = read(group, await old.client("alice").__aenter__())
+            async with new.client("alice") as after:
+                assert isinstance(await before.over(), ClientTakenOver)
+                await old.send("alice", "note", 1)
+                assert [event.data for event in await take(after, 1)] == [1]
+            done.set()
+        assert not before.data
+
+
 @pytest.mark.parametrize("scheme", ["deaf", "deaf-asking"])
 async def test_g8_a_takeover_from_a_node_that_hangs_waits_until_the_others_have_heard_of_it(scheme: str) -> None:
     """Who sends after it sends to the new owner, though it knew the former one and hears late."""

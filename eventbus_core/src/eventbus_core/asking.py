@@ -83,12 +83,7 @@ class AskingDirectory(Directory):
         elif event.type == QUESTION:
             self._answer(event.decode(Question))
         elif event.type == ANSWER:
-            answer = event.decode(Answer)
-            self._heard(answer.me)
-            if poll := self._polls.get(answer.number):
-                poll.add(answer)
-            else:
-                self._reconcile(answer)
+            self._take_answer(event.decode(Answer))
         elif event.type == GONE:
             self._others.see_off(event.decode(Alive))
         else:
@@ -172,10 +167,11 @@ class AskingDirectory(Directory):
                         self.tell_node(node, SUPERSEDED, Superseded(claim.client, claim.epoch, self._me.node))
             return claims
         finally:
-            for client in clients:
-                self._claiming.pop(client, None)
-                self._taken.pop(client, None)
-                self._taking.discard(client)
+            for client, epoch in zip(clients, epochs, strict=True):
+                if self._claiming.get(client) == epoch:  # else another claim of it has begun here
+                    del self._claiming[client]
+                    self._taken.pop(client, None)
+                    self._taking.discard(client)
 
     async def _grant(self, client: str, epoch: int, owner: Owner | None, takeover: bool) -> Claim | Owner:
         mine = self._held.get(client)
@@ -243,9 +239,9 @@ class AskingDirectory(Directory):
         return poll
 
     def _answer(self, question: Question) -> None:
-        if question.me == self._me or not is_identifier(question.me.node):
-            return
         self._heard(question.me)
+        if not self._is_other(question.me):
+            return
         asked = question.clients or list(self._held)
         held = {client: self._held[client] for client in asked if client in self._held}
         claiming = {client: self._claiming[client] for client in question.clients if client in self._claiming}
@@ -260,17 +256,20 @@ class AskingDirectory(Directory):
                     self._taken[client] = owner
         self.tell_node(question.me.node, ANSWER, Answer(self._me, question.number, held, claiming))
 
-    def _reconcile(self, answer: Answer) -> None:
-        """Settle who keeps what both of us hold, since the *answer* came when we had given up waiting for it."""
-        node = answer.me.node
-        if not is_identifier(node):
+    def _take_answer(self, answer: Answer) -> None:
+        """Count *answer*; if it comes when we have given up waiting for it, settle who keeps what both of us hold."""
+        self._heard(answer.me)
+        if not self._is_other(answer.me):
+            return
+        if poll := self._polls.get(answer.number):
+            poll.add(answer)
             return
         for client, theirs in (answer.claiming | answer.held).items():
             ours = self._held.get(client, theirs)
             if theirs < ours:
-                self.tell_node(node, SUPERSEDED, Superseded(client, ours, self._me.node))
+                self.tell_node(answer.me.node, SUPERSEDED, Superseded(client, ours, self._me.node))
             elif theirs > ours and client in answer.held:
-                self.superseded(client, theirs, node)
+                self.superseded(client, theirs, answer.me.node)
 
     def _heard(self, alive: Alive) -> None:
         """Take note of a node that lives; if it is in our place, or of other terms, one of us has to go."""
@@ -289,6 +288,9 @@ class AskingDirectory(Directory):
 
     def _mine(self, epoch: int) -> Owner:
         return Owner(self._me.node, self._me.incarnation, epoch)
+
+    def _is_other(self, alive: Alive) -> bool:
+        return alive.node != self._me.node and is_identifier(alive.node)
 
     def _check(self) -> None:
         if self._taken_by is not None:

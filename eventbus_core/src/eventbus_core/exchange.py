@@ -150,14 +150,14 @@ class Exchange:
             self._refusals.add(OWN, f"{event!r} names a node that cannot be")
         elif moved.owner.node != self._router.node:
             self._router.routes.remember(moved.client, moved.owner)
+            self._ownership.supersede(moved.client, moved.owner.epoch, moved.owner.node)
 
     def _taken_over(self, event: Event) -> None:
         taken = event.decode(TakenOver)
-        if not is_identifier(taken.node):
-            self._refusals.add(OWN, f"{event!r} names a node that cannot be")
+        if not self._router.is_other(taken.node):
+            self._refusals.add(OWN, f"{event!r} names no other node")
             return
-        if taken.node != self._router.node:
-            self._router.routes.remember(taken.client, Owner(taken.node, 0, taken.epoch))
+        self._router.routes.remember(taken.client, Owner(taken.node, 0, taken.epoch))
         self._ownership.supersede(taken.client, taken.epoch, taken.node)
         self._router.tell_node(taken.node, HANDED_OVER, event.id)
 

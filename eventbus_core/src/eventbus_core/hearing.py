@@ -11,7 +11,6 @@ import attrs
 from eventbus_core.batcher import Batcher
 from eventbus_core.event import Event
 from eventbus_core.log import get_logger
-from eventbus_core.names import is_identifier
 from eventbus_core.refusals import OWN, Refusals
 from eventbus_core.routing import Router
 
@@ -61,10 +60,10 @@ class Hearing:
     def answer(self, event: Event) -> None:
         """Tell the node that asks by *event* that we have handled what it told all before."""
         asked = event.decode(Hear)
-        if is_identifier(asked.node):
+        if self._router.is_other(asked.node):
             self._router.tell_node(asked.node, HEARD, Hear(asked.number, self._router.node))
         else:
-            self._refusals.add(OWN, f"{event!r} names a node that cannot be")
+            self._refusals.add(OWN, f"{event!r} names no other node")
 
     def take(self, event: Event) -> None:
         """Take the answer of another node."""
