@@ -17,6 +17,7 @@ from msgspec.structs import replace
 import eventbus
 from eventbus import ClientNotFound, Dropped, Event, Gap, LimitExceeded, OptionError
 from eventbus_core import node_partition
+from eventbus_core.losses import MOST_KINDS, add_up, count_up
 from eventbus_core.mailbox import Mailbox
 from eventbus_core.mailboxes import Mailboxes
 from eventbus_core.options import BusOptions, Overflow
@@ -275,13 +276,35 @@ async def test_g10_gaps_outlive_the_events_around_them(uri: str) -> None:
         assert bus.stats().dropped == 16
 
 
+async def test_g10_who_comes_back_is_told_of_what_its_former_handle_had_not_heard_of(uri: str) -> None:
+    """A gap that waits in the handle, and one that comes while the client is away."""
+    async with buses(uri, 1) as (bus,):
+        partition = node_partition(bus.node)
+        async with bus.client("bob", linger=DEADLINE):
+            bus._node.delivery._tell(Gap("gone", partition, 1))
+        bus._node.delivery._tell(Gap("gone", partition, 2))
+        async with bus.client("bob") as bob:
+            assert [event.data for event in await take(bob, 1)] == [Gap("gone", partition, 3)]
+
+
+def test_g11_gaps_of_any_number_of_nodes_are_counted_without_bound_but_not_told_apart() -> None:
+    """Frames can be forged in as many names as one likes."""
+    losses = count_up(Dropped(5))
+    for number in range(3 * MOST_KINDS):
+        added = add_up(losses, count_up(Gap(f"@{number}", "n:here", 2)))
+        assert added is losses
+    assert len(losses) == MOST_KINDS + 1
+    assert losses[Dropped(0)] == 5
+    assert losses.total() == 5 + 3 * MOST_KINDS * 2
+
+
 def test_g10_a_gap_keeps_its_place_behind_what_is_held_back() -> None:
     """Events that are forwarded come first, then what came here directly, and the gap where it was among it."""
     mailbox = Mailbox(Mailboxes(BusOptions(lease=3600), monotonic(), lambda *_: None), lambda: None)
     gap = Gap("gone", "n:here", 3)
     mailbox.hold_back()
     mailbox.put([_event(1)], KIB, None)
-    mailbox.tell(gap)
+    mailbox.tell(count_up(gap))
     mailbox.put([_event(2)], KIB, None)
     mailbox.put([replace(_event(0), hops=1)], KIB, None)
     mailbox.let_through()
@@ -387,7 +410,7 @@ def test_g11_what_came_and_what_is_said_to_be_missing_is_all(
             mailbox.put([_event(put + more) for more in range(step)], step * KIB, None)
             put += step
         elif isinstance(step, Gap):
-            mailbox.tell(step)
+            mailbox.tell(count_up(step))
             put += step.missed
             told[_kind(step)] += step.missed
         elif step == "take":

@@ -19,7 +19,7 @@ from eventbus_core.handlers import HandlerContext
 from eventbus_core.histogram import SHORTEST, Spread
 from eventbus_core.incoming import Ready
 from eventbus_core.log import get_logger
-from eventbus_core.losses import Gap
+from eventbus_core.losses import Gap, count_up
 from eventbus_core.mailbox import Mailbox
 from eventbus_core.names import RESERVED, is_identifier
 from eventbus_core.refusals import LEFT, Refusals
@@ -226,4 +226,4 @@ class Delivery:
                 for pattern in holding.patterns or ()
                 for lane in lanes_of(pattern, self._options.lanes)
             ):
-                holding.mailbox.tell(gap)
+                holding.mailbox.tell(count_up(gap))

@@ -97,6 +97,9 @@ class Holdings:
             for pattern in holding.patterns or ():
                 self._router.subscriptions.unsubscribe(pattern, holding.mailbox)
             self._lingering.pop(holding, None)
+            heir = self._ownership.clients.get(holding.name)
+            if heir is not None and heir is not holding and (losses := holding.mailbox.losses()):
+                heir.mailbox.tell(losses)
             for event, sender in holding.mailbox.close():
                 if event.target == holding.name:
                     self._bequeath(holding, event, event.accepted_by(sender or self._router.node))

@@ -29,8 +29,8 @@ class Gap:
     Events that were lost on the way for good, and could not be sent again.
 
     Attributes:
-        source: the address of the node that sent them.
-        partition: where they went.
+        source: the address of the node that sent them; empty if too many nodes did to tell them apart.
+        partition: where they went; empty likewise.
         missed: how many.
     """
 
@@ -41,6 +41,9 @@ class Gap:
 
 Losses: TypeAlias = Counter[Dropped | Gap]
 """How many events were lost in one place of a stream, by losses that themselves count none."""
+
+MOST_KINDS: Final = 1000
+"""Of losses in one place; frames that are forged may be of any number of sources."""
 
 
 @attrs.frozen
@@ -61,15 +64,27 @@ class Undeliverable:
     reason: str
 
 
+OF_MANY: Final = Gap("", "", 0)
+
+
 def count_up(loss: Dropped | Gap) -> Losses:
     """Return *loss* as the only one of its place."""
     return Counter({attrs.evolve(loss, missed=0): loss.missed})
 
 
 def add_up(first: Losses | None, second: Losses | None) -> Losses | None:
-    """Return both, which are now of one place: those that differ in their count alone become one."""
+    """
+    Return both, which are now of one place: those that differ in their count alone become one.
+
+    Beyond ``MOST_KINDS`` the gaps that came last count as one of unknown source and partition.
+    """
     if first and second:
         first.update(second)
+        of_many = first.pop(OF_MANY, 0)
+        while len(first) > MOST_KINDS:
+            of_many += first.popitem()[1]
+        if of_many:
+            first[OF_MANY] = of_many
     return first or second
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import reduce
 from operator import length_hint
 from time import monotonic, time
 from typing import Final
@@ -13,7 +14,7 @@ import msgspec
 
 from eventbus_core.event import Event
 from eventbus_core.incoming import Ticket
-from eventbus_core.losses import Dropped, Gap, Losses, add_up, count_up, loss_event, take_one
+from eventbus_core.losses import Dropped, Losses, add_up, count_up, loss_event, take_one
 from eventbus_core.mailboxes import Mailboxes
 from eventbus_core.options import Overflow
 
@@ -109,9 +110,9 @@ class Mailbox:
         """Add *events* of *size* bytes; never refuses and never waits."""
         self._come(Chunk(events, size, ticket, None if ticket is None else ticket.node, self._shared.now))
 
-    def tell(self, gap: Gap) -> None:
-        """Put word of *gap* behind all that waits: it takes no room, and is never dropped."""
-        self._come(Chunk([], 0, None, None, self._shared.now, count_up(gap)))
+    def tell(self, losses: Losses) -> None:
+        """Put word of *losses* behind all that waits: it takes no room, and is never dropped."""
+        self._come(Chunk([], 0, None, None, self._shared.now, losses))
 
     def _come(self, chunk: Chunk) -> None:
         if self._behind is not None and not any(event.hops for event in chunk.events):
@@ -232,6 +233,10 @@ class Mailbox:
         """Hold up no sender from now on: nobody consumes for the time being."""
         self.stop_holding_up(float("inf"))
         self._lagging = True
+
+    def losses(self) -> Losses | None:
+        """Return all losses of which word still waits here."""
+        return reduce(add_up, [chunk.losses for chunk in (*(self._chunks or ()), *(self._behind or ()))], self._losses)
 
     def close(self) -> list[tuple[Event, str | None]]:
         """Take nothing in any more; return each event that was not handed out and the node that sent it, if another."""

@@ -111,6 +111,7 @@ class LocalNode:
             transport,
             self.link,
             self._has_joined,
+            lambda queue: self.errands.suspect(queue),
             self._unreached,
         )
         self.router = Router(
@@ -192,7 +193,7 @@ class LocalNode:
         self.lease.hurry()
 
     def _unreached(self, queue: Queue) -> None:
-        """Find out what became of the node of *queue*, which does not listen, or does not answer."""
+        """Find out what became of the node of *queue*, which does not listen, and wait for no word of it."""
         self.errands.suspect(queue)
         if queue.node is not None:
             self.exchange.unreached(queue.node)

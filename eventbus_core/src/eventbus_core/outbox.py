@@ -58,6 +58,7 @@ class Outbox:
         transport: Transport,
         link: Link,
         joined: Callable[[Partition], bool],
+        silent: Callable[[Queue], None],
         unreached: Callable[[Queue], None],
     ) -> None:
         self.frames = self.events = self.failures = self.waits = 0
@@ -67,6 +68,7 @@ class Outbox:
         self._transport = transport
         self._link = link
         self._joined = joined
+        self._silent = silent
         self._unreached = unreached
         self._suspect_at = 0.0
         self._writing = self._over = False
@@ -171,7 +173,7 @@ class Outbox:
             self._suspect_at = now + SUSPECT_EVERY
             for queue in self._queues.values():
                 if queue.node is not None and queue.session.silent(now):
-                    self._unreached(queue)
+                    self._silent(queue)
         if self._probes or self._held_up:
             self.wake()
 

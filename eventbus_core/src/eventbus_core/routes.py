@@ -47,7 +47,7 @@ class Routes:
         if known is not None and known.queue is not queue and known.queue.later is not None:
             known.queue.later.append(lambda: self.remember(client, owner))  # what comes back goes before the rest
             return known
-        if len(self.known) >= self._limit:
+        if known is None and len(self.known) >= self._limit:
             del self.known[next(iter(self.known))]
         route = self.known[client] = Route(queue, owner.epoch, owner.incarnation)
         if known is not None and known.queue is not queue:
