@@ -112,7 +112,7 @@ def _versions(versions: Mapping[str, str]) -> Finding:
     if others:
         mend = "upgrade the older; meanwhile they understand each other, as their wire version is the same"
         return Finding("versions", "warning", f"{', '.join(others)}; this is {__version__}", mend)
-    return Finding("versions", "ok", f"{__version__} everywhere")
+    return Finding("versions", "ok", f"{__version__}, as all who answer")
 
 
 def _table(findings: Sequence[Finding]) -> Table:
