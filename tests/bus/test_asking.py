@@ -8,10 +8,10 @@ import anyio
 import msgspec
 import pytest
 
-from eventbus import ClientTakenOver, Event
+from eventbus import ClientTakenOver, Event, EventDataError
 from eventbus_core import Claim, Frame, Owner, Terms
 from eventbus_core.asking import AskingDirectory
-from eventbus_core.inquiry import ALIVE, ANSWER, QUESTION, Alive, Answer, Poll, Question
+from eventbus_core.inquiry import ALIVE, ANSWER, BELIEVED, FOLLOWED, QUESTION, Alive, Answer, Poll, Question, clock
 from eventbus_core.testing.severed import severable_buses
 from tests.bus.support import DEADLINE, Hooked, read, take, tasks, until
 
@@ -185,3 +185,38 @@ async def test_g12_an_answer_to_what_was_not_asked_is_passed_over() -> None:
     poll = Poll()
     poll.add(Answer(Alive("n1", 1, 60.0, 1, 64), 1, {}, {"bob": 1}))
     assert [poll.winners({"alice": 2}, takeover=takeover) for takeover in (False, True)] == [{}, {}]
+
+
+@pytest.mark.parametrize("ahead", [2**61 - clock(), BELIEVED - 10**9, FOLLOWED - 10**9], ids=["far", "near", "followed"])
+async def test_g12_a_forged_stamp_does_not_carry_our_numbers_where_others_refuse_them(ahead: int) -> None:
+    """What is too far ahead is refused; what we go beyond is believed by those whose clocks are years behind."""
+    asking = directory(told := Hooked())
+    await asking.enter("n0", 60.0, Terms(1, 64))
+    forged = {"node": "n1", "incarnation": clock() + ahead, "lease": 0.0, "wire_version": 1, "lanes": 64}
+    try:
+        asking.take(said(ALIVE, forged))
+    except EventDataError as error:
+        assert ahead > BELIEVED, error
+    else:
+        assert ahead < BELIEVED
+    await asking.locate(["alice"])
+    assert told[-1].number < clock() + FOLLOWED
+
+
+async def test_g12_a_node_that_claims_ever_greater_epochs_does_not_keep_a_takeover_from_its_end() -> None:
+    """However often it is asked, its answer is ahead of the question."""
+    asking = directory(told := Hooked())
+    await asking.enter("n0", 60.0, Terms(1, 64))
+    other = Alive("n1", 1, 60.0, 1, 64)
+    asking.take(said(ALIVE, other))
+
+    def ask(_type: str, question: Question) -> None:
+        told(question)
+        assert len(told) < 10, "it asks for ever"
+        asking.take(said(ANSWER, Answer(other, question.number, {"alice": question.epochs[0] + 1000}, {})))
+
+    asking.tell_all = ask  # type: ignore[assignment]
+    (claim,) = await asking.claim(["alice"], takeover=True)
+    assert isinstance(claim, Claim)
+    assert claim.previous is not None
+    assert claim.epoch > claim.previous.epoch

@@ -11,7 +11,6 @@ whatever was heard of.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from time import time_ns
 from typing import Final
 
 import anyio
@@ -22,6 +21,7 @@ from eventbus_core.event import Event
 from eventbus_core.inquiry import (
     ALIVE,
     ANSWER,
+    FOLLOWED,
     GONE,
     QUESTION,
     SUPERSEDED,
@@ -30,6 +30,7 @@ from eventbus_core.inquiry import (
     Poll,
     Question,
     Superseded,
+    clock,
 )
 from eventbus_core.names import is_identifier
 from eventbus_core.neighbours import Neighbours
@@ -144,6 +145,9 @@ class AskingDirectory(Directory):
                 self.tell_all(GONE, self._me)
 
     async def claim(self, clients: Sequence[str], takeover: bool) -> Sequence[Claim | Owner]:
+        return await self._claim(clients, takeover, QUESTIONS)
+
+    async def _claim(self, clients: Sequence[str], takeover: bool, tries: int) -> Sequence[Claim | Owner]:
         epochs = [self._next() for _ in clients]
         self._claiming.update(zip(clients, epochs, strict=True))
         self._taking.update(clients if takeover else ())
@@ -157,7 +161,7 @@ class AskingDirectory(Directory):
             if not takeover and not poll.complete and not self._held.keys().isdisjoint(clients):
                 self.unsure()
             claims = [
-                await self._grant(client, epoch, owners.get(client), takeover)
+                await self._grant(client, epoch, owners.get(client), takeover, tries)
                 for client, epoch in zip(clients, epochs, strict=True)
             ]
             for claim in claims:
@@ -173,7 +177,9 @@ class AskingDirectory(Directory):
                     self._taken.pop(client, None)
                     self._taking.discard(client)
 
-    async def _grant(self, client: str, epoch: int, owner: Owner | None, takeover: bool) -> Claim | Owner:
+    async def _grant(
+        self, client: str, epoch: int, owner: Owner | None, takeover: bool, tries: int
+    ) -> Claim | Owner:
         mine = self._held.get(client)
         if mine is not None and (owner is None or owner.epoch < mine):
             owner = self._mine(mine)
@@ -182,8 +188,10 @@ class AskingDirectory(Directory):
         if owner is not None and not takeover:
             return owner
         if owner is not None and owner.epoch > epoch:  # its clock is ahead of ours
-            self._last = max(self._last, owner.epoch)
-            return (await self.claim([client], takeover))[0]
+            self._follow(owner.epoch)
+            if tries > 1:
+                return (await self._claim([client], takeover, tries - 1))[0]
+            epoch = self._next()
         self._held[client] = epoch
         return Claim(client, epoch, owner)
 
@@ -282,7 +290,7 @@ class AskingDirectory(Directory):
             if alive.incarnation < me.incarnation:
                 self._taken_by = NamespaceMismatch(self._namespace, "a lane count of", alive.lanes, me.lanes)
         elif (new := self._others.hear(alive)) is not None:
-            self._last = max(self._last, alive.incarnation)
+            self._follow(alive.incarnation)
             if self._introduced and new:
                 self.tell_node(alive.node, ALIVE, me)
 
@@ -296,6 +304,11 @@ class AskingDirectory(Directory):
         if self._taken_by is not None:
             raise self._taken_by
 
+    def _follow(self, stamp: int) -> None:
+        """Let our next numbers be greater than *stamp*, unless that is so far ahead that others might refuse them."""
+        if stamp <= clock() + FOLLOWED:
+            self._last = max(self._last, stamp)
+
     def _next(self) -> int:
-        self._last = max(self._last + 1, time_ns() // 1000)
+        self._last = max(self._last + 1, clock())
         return self._last

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from time import time_ns
 from typing import Annotated, Final
 
 import anyio
@@ -18,8 +19,24 @@ ANSWER: Final = "$sys.answer"
 SUPERSEDED: Final = "$sys.superseded"
 
 Stamp = Annotated[int, msgspec.Meta(ge=0, le=2**61)]
-"""A number that grows beyond whatever was heard of: a forged one leaves room for those that follow it in a frame."""
+"""A number that grows beyond whatever was heard of, if that is credible."""
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=86_400)]
+
+FOLLOWED: Final = 10 * 366 * 86_400 * 10**6
+"""How far ahead of our clock, in microseconds, a stamp may be for ours to go beyond it."""
+BELIEVED: Final = 2 * FOLLOWED
+"""How far ahead one may be at all: who followed a forged one is believed even by those whose clocks are behind."""
+
+
+def clock() -> int:
+    """Return the microseconds from which stamps are made."""
+    return time_ns() // 1000
+
+
+def _believe(stamps: Iterable[int]) -> None:
+    latest, limit = max(stamps, default=0), clock() + BELIEVED
+    if latest > limit:
+        raise ValueError(f"a stamp of {latest}, which is over {limit}: set the clock of the node that made it")
 
 
 @attrs.frozen
@@ -32,6 +49,9 @@ class Alive:
     wire_version: int
     lanes: int
 
+    def __attrs_post_init__(self) -> None:
+        _believe((self.incarnation,))
+
 
 @attrs.frozen
 class Question:
@@ -43,6 +63,9 @@ class Question:
     epochs: list[Stamp] | None = None
     takeover: bool = False
 
+    def __attrs_post_init__(self) -> None:
+        _believe((self.number, *(self.epochs or ())))
+
 
 @attrs.frozen
 class Answer:
@@ -53,6 +76,9 @@ class Answer:
     held: dict[str, Stamp]
     claiming: dict[str, Stamp]
 
+    def __attrs_post_init__(self) -> None:
+        _believe((self.number, *self.held.values(), *self.claiming.values()))
+
 
 @attrs.frozen
 class Superseded:
@@ -61,6 +87,9 @@ class Superseded:
     client: str
     epoch: Stamp
     node: str
+
+    def __attrs_post_init__(self) -> None:
+        _believe((self.epoch,))
 
 
 class Poll:
