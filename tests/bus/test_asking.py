@@ -187,7 +187,9 @@ async def test_g12_an_answer_to_what_was_not_asked_is_passed_over() -> None:
     assert [poll.winners({"alice": 2}, takeover=takeover) for takeover in (False, True)] == [{}, {}]
 
 
-@pytest.mark.parametrize("ahead", [2**61 - clock(), BELIEVED - 10**9, FOLLOWED - 10**9], ids=["far", "near", "followed"])
+@pytest.mark.parametrize(
+    "ahead", [2**61 - clock(), BELIEVED - 10**9, FOLLOWED - 10**9], ids=["far", "near", "followed"]
+)
 async def test_g12_a_forged_stamp_does_not_carry_our_numbers_where_others_refuse_them(ahead: int) -> None:
     """What is too far ahead is refused; what we go beyond is believed by those whose clocks are years behind."""
     asking = directory(told := Hooked())

@@ -177,9 +177,7 @@ class AskingDirectory(Directory):
                     self._taken.pop(client, None)
                     self._taking.discard(client)
 
-    async def _grant(
-        self, client: str, epoch: int, owner: Owner | None, takeover: bool, tries: int
-    ) -> Claim | Owner:
+    async def _grant(self, client: str, epoch: int, owner: Owner | None, takeover: bool, tries: int) -> Claim | Owner:
         mine = self._held.get(client)
         if mine is not None and (owner is None or owner.epoch < mine):
             owner = self._mine(mine)
