@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import anyio
 import msgspec
@@ -187,20 +188,14 @@ async def test_g12_an_answer_to_what_was_not_asked_is_passed_over() -> None:
     assert [poll.winners({"alice": 2}, takeover=takeover) for takeover in (False, True)] == [{}, {}]
 
 
-@pytest.mark.parametrize(
-    "ahead", [2**61 - clock(), BELIEVED - 10**9, FOLLOWED - 10**9], ids=["far", "near", "followed"]
-)
+@pytest.mark.parametrize("ahead", [2**60, BELIEVED - 10**9, FOLLOWED - 10**9], ids=["far", "near", "followed"])
 async def test_g12_a_forged_stamp_does_not_carry_our_numbers_where_others_refuse_them(ahead: int) -> None:
     """What is too far ahead is refused; what we go beyond is believed by those whose clocks are years behind."""
     asking = directory(told := Hooked())
     await asking.enter("n0", 60.0, Terms(1, 64))
     forged = {"node": "n1", "incarnation": clock() + ahead, "lease": 0.0, "wire_version": 1, "lanes": 64}
-    try:
+    with pytest.raises(EventDataError, match="a stamp of") if ahead > BELIEVED else nullcontext():
         asking.take(said(ALIVE, forged))
-    except EventDataError as error:
-        assert ahead > BELIEVED, error
-    else:
-        assert ahead < BELIEVED
     await asking.locate(["alice"])
     assert told[-1].number < clock() + FOLLOWED
 
