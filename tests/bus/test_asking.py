@@ -210,6 +210,7 @@ async def test_g12_a_node_that_claims_ever_greater_epochs_does_not_keep_a_takeov
     def ask(_type: str, question: Question) -> None:
         told(question)
         assert len(told) < 10, "it asks for ever"
+        assert question.epochs is not None
         asking.take(said(ANSWER, Answer(other, question.number, {"alice": question.epochs[0] + 1000}, {})))
 
     asking.tell_all = ask  # type: ignore[assignment]

@@ -36,7 +36,7 @@ def clock() -> int:
 def _believe(stamps: Iterable[int]) -> None:
     latest, limit = max(stamps, default=0), clock() + BELIEVED
     if latest > limit:
-        raise ValueError(f"a stamp of {latest}, which is over {limit}: set the clock of the node that made it")
+        raise ValueError(f"a stamp of {latest} is over {limit}: set the clock of the node that made it, or of this one")
 
 
 @attrs.frozen
