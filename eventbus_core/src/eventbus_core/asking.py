@@ -23,6 +23,7 @@ from eventbus_core.inquiry import (
     ANSWER,
     FOLLOWED,
     GONE,
+    PART,
     QUESTION,
     SUPERSEDED,
     Alive,
@@ -145,7 +146,7 @@ class AskingDirectory(Directory):
                 self.tell_all(GONE, self._me)
 
     async def claim(self, clients: Sequence[str], takeover: bool) -> Sequence[Claim | Owner]:
-        return await self._claim(clients, takeover, QUESTIONS)
+        return [claim for part in _parts(clients) for claim in await self._claim(part, takeover, QUESTIONS)]
 
     async def _claim(self, clients: Sequence[str], takeover: bool, tries: int) -> Sequence[Claim | Owner]:
         epochs = [self._next() for _ in clients]
@@ -199,6 +200,9 @@ class AskingDirectory(Directory):
                 del self._held[claim.client]
 
     async def locate(self, clients: Sequence[str]) -> Sequence[Owner | None]:
+        return [owner for part in _parts(clients) for owner in await self._locate(part)]
+
+    async def _locate(self, clients: Sequence[str]) -> Sequence[Owner | None]:
         owners = (await self._poll(clients)).owners()
         for client in clients:
             mine = self._claiming[client] if client in self._taking else self._held.get(client)
@@ -260,6 +264,9 @@ class AskingDirectory(Directory):
                 del self._held[client]
                 if client in self._claiming:
                     self._taken[client] = owner
+        for part in _parts(list(held))[:-1]:
+            some = {client: held.pop(client) for client in part}
+            self.tell_node(question.me.node, ANSWER, Answer(self._me, question.number, some, {}, more=True))
         self.tell_node(question.me.node, ANSWER, Answer(self._me, question.number, held, claiming))
 
     def _take_answer(self, answer: Answer) -> None:
@@ -310,3 +317,7 @@ class AskingDirectory(Directory):
     def _next(self) -> int:
         self._last = max(self._last + 1, clock())
         return self._last
+
+
+def _parts(clients: Sequence[str]) -> list[Sequence[str]]:
+    return [clients[first : first + PART] for first in range(0, len(clients), PART)]
