@@ -10,9 +10,8 @@ from typing import Any
 import anyio
 import pytest
 
-from eventbus_core import EventBusError, TransportURI, load_backend, register
-from eventbus_memory import MemoryTransport
-from tests.bus.support import DEADLINE
+from eventbus_core import EventBusError, load_backend, register
+from tests.bus.support import DEADLINE, WithoutDirectory
 from tests.quiet import quiet
 
 
@@ -25,15 +24,7 @@ def _missing(scheme: str) -> str:
     return ""
 
 
-class _Asking(MemoryTransport):
-    """Has no directory: the core finds clients by asking."""
-
-    def __init__(self, uri: TransportURI, node: str) -> None:
-        super().__init__(uri, node)
-        self.directory = None
-
-
-register("asking", _Asking)
+register("asking", WithoutDirectory)
 _reason = _missing("redis")
 BACKENDS = (
     "memory",

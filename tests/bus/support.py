@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from eventbus import Bus, Client, Event
+from eventbus_core import TransportURI
 from eventbus_core.testing.hosts import Host, buses, fresh_namespace
 from eventbus_core.testing.inbox import Inbox, Reader, read
 from eventbus_core.testing.waiting import DEADLINE, tasks, until, within_deadline
+from eventbus_memory import MemoryTransport
 
 __all__ = (
     "DEADLINE",
@@ -15,6 +17,7 @@ __all__ = (
     "Host",
     "Inbox",
     "Reader",
+    "WithoutDirectory",
     "buses",
     "fence",
     "fresh_namespace",
@@ -23,6 +26,14 @@ __all__ = (
     "tasks",
     "until",
 )
+
+
+class WithoutDirectory(MemoryTransport):
+    """Keeps no record: the core finds clients by asking."""
+
+    def __init__(self, uri: TransportURI, node: str) -> None:
+        super().__init__(uri, node)
+        self.directory = None
 
 
 class Hooked(list[Any]):

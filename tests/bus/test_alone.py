@@ -26,7 +26,7 @@ from eventbus import (
 )
 from eventbus_core import Claim, Owner, Partition, TransportURI, register
 from eventbus_memory import MemoryTransport
-from tests.bus.support import DEADLINE, Hooked, Host, Inbox, fresh_namespace, read, take, tasks, until
+from tests.bus.support import DEADLINE, Hooked, Host, Inbox, WithoutDirectory, fresh_namespace, read, take, tasks, until
 from tests.servers import HOST, RedisServer, free_port
 
 
@@ -62,12 +62,8 @@ class _Gated(MemoryTransport):
         await super().join(partitions)
 
 
-class _GatedAsking(_Gated):
+class _GatedAsking(WithoutDirectory, _Gated):
     """Has no directory besides."""
-
-    def __init__(self, uri: TransportURI, node: str) -> None:
-        super().__init__(uri, node)
-        self.directory = None
 
 
 register("gated", _Gated)

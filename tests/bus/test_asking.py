@@ -10,12 +10,11 @@ import msgspec
 import pytest
 
 from eventbus import ClientTakenOver, Event
-from eventbus_core import Claim, Frame, Owner, Terms, TransportURI, register
+from eventbus_core import Claim, Frame, Owner, Terms, register
 from eventbus_core.asking import AskingDirectory
 from eventbus_core.inquiry import ALIVE, ANSWER, FOLLOWED, QUESTION, Alive, Answer, Poll, Question, clock
 from eventbus_core.testing.severed import severable_buses
-from eventbus_memory import MemoryTransport
-from tests.bus.support import DEADLINE, Hooked, buses, read, take, tasks, until
+from tests.bus.support import DEADLINE, Hooked, WithoutDirectory, buses, read, take, tasks, until
 
 URI = "asking://tests"
 
@@ -202,14 +201,10 @@ async def test_g12_a_forged_stamp_does_not_carry_our_numbers_where_others_refuse
     assert told[-1].number < clock() + FOLLOWED
 
 
-class Narrow(MemoryTransport):
-    """Has no directory, and takes no larger frames than this."""
+class Narrow(WithoutDirectory):
+    """Takes no larger frames than this."""
 
-    capabilities = attrs.evolve(MemoryTransport.capabilities, max_frame_size=150_000)
-
-    def __init__(self, uri: TransportURI, node: str) -> None:
-        super().__init__(uri, node)
-        self.directory = None
+    capabilities = attrs.evolve(WithoutDirectory.capabilities, max_frame_size=150_000)
 
 
 async def test_a_node_tells_of_more_clients_than_fit_into_a_frame() -> None:

@@ -15,7 +15,7 @@ import eventbus
 from eventbus import BusClosed, ClientNotFound, ClientTakenOver
 from eventbus_core import Claim, Frame, Interrupted, Node, Owner, TransportURI, exchange, node_partition, register
 from eventbus_memory import MemoryTransport
-from tests.bus.support import DEADLINE, Hooked, Host, Inbox, buses, fence, read, take, tasks, until
+from tests.bus.support import DEADLINE, Hooked, Host, Inbox, WithoutDirectory, buses, fence, read, take, tasks, until
 
 ASKING = True
 
@@ -368,12 +368,8 @@ class Deaf(MemoryTransport):
                 yield item
 
 
-class DeafAsking(Deaf):
+class DeafAsking(WithoutDirectory, Deaf):
     """Has no directory besides."""
-
-    def __init__(self, uri: TransportURI, node: str) -> None:
-        super().__init__(uri, node)
-        self.directory = None
 
 
 register("deaf", Deaf)

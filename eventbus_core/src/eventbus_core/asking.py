@@ -33,7 +33,7 @@ from eventbus_core.inquiry import (
     Superseded,
     clock,
 )
-from eventbus_core.names import is_identifier
+from eventbus_core.names import is_identifier, is_other_node
 from eventbus_core.neighbours import Neighbours
 from eventbus_core.transport import Claim, Directory, Node, Owner, Terms
 
@@ -250,7 +250,7 @@ class AskingDirectory(Directory):
 
     def _answer(self, question: Question) -> None:
         self._heard(question.me)
-        if not self._is_other(question.me):
+        if not is_other_node(question.me.node, self._me.node):
             return
         asked = question.clients or list(self._held)
         held = {client: self._held[client] for client in asked if client in self._held}
@@ -272,7 +272,7 @@ class AskingDirectory(Directory):
     def _take_answer(self, answer: Answer) -> None:
         """Count *answer*; if it comes when we have given up waiting for it, settle who keeps what both of us hold."""
         self._heard(answer.me)
-        if not self._is_other(answer.me):
+        if not is_other_node(answer.me.node, self._me.node):
             return
         if poll := self._polls.get(answer.number):
             poll.add(answer)
@@ -301,9 +301,6 @@ class AskingDirectory(Directory):
 
     def _mine(self, epoch: int) -> Owner:
         return Owner(self._me.node, self._me.incarnation, epoch)
-
-    def _is_other(self, alive: Alive) -> bool:
-        return alive.node != self._me.node and is_identifier(alive.node)
 
     def _check(self) -> None:
         if self._taken_by is not None:

@@ -16,7 +16,7 @@ from eventbus_core.hearing import HEAR, HEARD, Hearing
 from eventbus_core.holding import Holding
 from eventbus_core.inquiry import ALIVE, ANSWER, GONE, QUESTION, SUPERSEDED
 from eventbus_core.losses import Undeliverable
-from eventbus_core.names import RESERVED, is_identifier
+from eventbus_core.names import RESERVED, is_identifier, is_other_node
 from eventbus_core.ownership import Ownership
 from eventbus_core.refusals import OWN, Refusals
 from eventbus_core.requests import Requests
@@ -154,7 +154,7 @@ class Exchange:
 
     def _taken_over(self, event: Event) -> None:
         taken = event.decode(TakenOver)
-        if not self._router.is_other(taken.node):
+        if not is_other_node(taken.node, self._router.node):
             self._refusals.add(OWN, f"{event!r} names no other node")
             return
         self._router.routes.remember(taken.client, Owner(taken.node, 0, taken.epoch))

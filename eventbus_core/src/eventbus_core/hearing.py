@@ -11,6 +11,7 @@ import attrs
 from eventbus_core.batcher import Batcher
 from eventbus_core.event import Event
 from eventbus_core.log import get_logger
+from eventbus_core.names import is_other_node
 from eventbus_core.refusals import OWN, Refusals
 from eventbus_core.routing import Router
 
@@ -60,7 +61,7 @@ class Hearing:
     def answer(self, event: Event) -> None:
         """Tell the node that asks by *event* that we have handled what it told all before."""
         asked = event.decode(Hear)
-        if self._router.is_other(asked.node):
+        if is_other_node(asked.node, self._router.node):
             self._router.tell_node(asked.node, HEARD, Hear(asked.number, self._router.node))
         else:
             self._refusals.add(OWN, f"{event!r} names no other node")

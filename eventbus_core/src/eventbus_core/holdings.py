@@ -98,11 +98,13 @@ class Holdings:
                 self._router.subscriptions.unsubscribe(pattern, holding.mailbox)
             self._lingering.pop(holding, None)
             heir = self._ownership.clients.get(holding.name)
-            if heir is not None and heir is not holding and (losses := holding.mailbox.losses()):
+            if heir is holding:
+                heir = None
+            if heir is not None and (losses := holding.mailbox.losses()):
                 heir.mailbox.tell(losses)
             for event, sender in holding.mailbox.close():
                 if event.target == holding.name:
-                    self._bequeath(holding, event, event.accepted_by(sender or self._router.node))
+                    self._bequeath(holding, heir, event, event.accepted_by(sender or self._router.node))
 
     def tend(self, now: float) -> None:
         """Release clients that were left, and did not come back in time."""
@@ -120,11 +122,10 @@ class Holdings:
         self.end(left, reason)
         kept.mailbox.let_go()
 
-    def _bequeath(self, holding: Holding, event: Event, origin: str) -> None:
+    def _bequeath(self, holding: Holding, heir: Holding | None, event: Event, origin: str) -> None:
         """Send *event*, which the handle of *holding* left, after its client: in order, if its owner is known."""
-        heir = self._ownership.clients.get(holding.name)
         owner = self._router.routes.cached(holding.name)
-        if heir is not None and heir is not holding:
+        if heir is not None:
             heir.mailbox.put([replace(event, origin=origin)], len(memoryview(event.raw)), None)
         elif owner is not None and owner.epoch > holding.epoch:
             self._errands.pass_on(event, origin, owner)

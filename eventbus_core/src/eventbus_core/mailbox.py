@@ -185,8 +185,7 @@ class Mailbox:
     def _next_chunk(self) -> Event | None:
         """Settle the current chunk, which is at its end, and return the first event of the next."""
         if self._current is not None:
-            if self._current.ticket is not None:
-                self._current.settle()
+            self._current.settle()
             self._current = None
         losses = self._chunks[0].losses if self._chunks else self._losses
         if losses:
@@ -198,8 +197,7 @@ class Mailbox:
         self._current = chunk = self._chunks.popleft()
         self._rest = iter(chunk.events)
         self._forget(chunk, len(chunk.events), chunk.size)
-        if self._room is not None:
-            self._let_in()
+        self._let_in()
         return next(self._rest)
 
     def stop_holding_up(self, before: float) -> None:

@@ -46,6 +46,11 @@ def is_identifier(name: object) -> bool:
     return isinstance(name, str) and len(name) <= MAX_IDENTIFIER and _IDENTIFIER.fullmatch(name) is not None
 
 
+def is_other_node(name: object, own: str) -> bool:
+    """Return whether *name*, as a frame has it, which may be forged, can be that of another node than *own*."""
+    return name != own and is_identifier(name)
+
+
 def check_identifier(kind: str, name: object) -> str:
     """
     Return *name* if it can name a node or a namespace: tokens of ``A-Z a-z 0-9 _ -`` joined by dots.

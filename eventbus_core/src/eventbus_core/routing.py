@@ -24,7 +24,7 @@ from eventbus_core.event import Event, copy_event, encode_event, encode_unread
 from eventbus_core.lease import Lease
 from eventbus_core.losses import Undeliverable
 from eventbus_core.mailbox import Mailbox
-from eventbus_core.names import EVERYONE, NODE_SIGN, RESERVED, check_address, check_client, is_identifier, node_address
+from eventbus_core.names import EVERYONE, NODE_SIGN, RESERVED, check_address, check_client, node_address
 from eventbus_core.options import BusOptions
 from eventbus_core.outbox import Outbox
 from eventbus_core.ownership import Ownership
@@ -174,10 +174,6 @@ class Router:
         """Send one of the bus' own events to every other node; never waits."""
         event = replace(self.own_event(type, self.node, data), target=EVERYONE)
         self.outbox.add(self.outbox.queue(ALL_NODES), encode_event(event))
-
-    def is_other(self, node: str) -> bool:
-        """Return whether *node*, as a frame has it, which may be forged, can be another node than this one."""
-        return node != self.node and is_identifier(node)
 
     async def told(self) -> None:
         """Wait until the broker has taken what was told all before."""
