@@ -86,10 +86,13 @@ async def test_6_a_node_is_stopped_at_full_speed(redis_server: RedisServer, node
 
 
 async def test_6_redis_cuts_all_the_same(redis_server: RedisServer) -> None:
-    """The limit of the output buffers is so low that bursts pass it; who is cut gets what it missed again."""
+    """The limit of the output buffers is so low that bursts pass it, one for certain; what was missed comes again."""
     name = "6 full speed, output buffers of 32 kB"
     async with trial(name, redis_server, frame_size=LIMIT // 2) as here:
         here.command("CONFIG", "SET", "client-output-buffer-limit", f"pubsub {LIMIT} 0 0")
-        await heat(here)
+        await here.heat(HOT)
+        await here.flowing(at=[HOT])
+        here.burst(HOT, 2 * LIMIT)
+        await anyio.sleep(FORM.hot)
     assert here.cuts > 0
     nothing_lost(here.figures)

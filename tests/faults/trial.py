@@ -13,7 +13,7 @@ from typing import Any, Final
 import anyio
 import redis
 
-from eventbus_core import Gap
+from eventbus_core import Gap, node_partition
 from eventbus_core.cli.demo.plan import Plan, node_name
 from tests.benchmarks.brokers import CUT
 from tests.bus.support import fresh_namespace, until
@@ -105,10 +105,15 @@ class Trial:
         """How many subscribers the server has cut for their output buffers."""
         return self.server.log.read_text(errors="replace").count(CUT)
 
-    def command(self, *arguments: str | int) -> Any:
+    def command(self, *arguments: str | bytes | int) -> Any:
         """Return what the server answers to a command."""
         with redis.Redis(HOST, self.server.port) as connection:
             return connection.execute_command(*arguments)
+
+    def burst(self, node: int, size: int) -> None:
+        """Have the server send *size* bytes to the partition of *node* at once, more than it lets wait for anyone."""
+        [channel] = self.command("PUBSUB", "CHANNELS", f"*:{node_partition(node_name(node))}")
+        self.command("PUBLISH", channel, bytes(size))
 
     async def stop(self) -> None:
         """End the load; return once every event is accounted for, or nothing comes any more."""
