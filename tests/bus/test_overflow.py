@@ -337,9 +337,8 @@ def test_g11_who_keeps_taking_events_is_a_laggard_only_beside_others_that_keep_u
     start = monotonic()
     mailboxes = Mailboxes(BusOptions(laggard_timeout=2.0, lease=3600), start, lambda *_: None)
     slow, brisk = Mailbox(mailboxes, lambda: None), Mailbox(mailboxes, lambda: None)
-    slow.put([_event(number) for number in range(100)], KIB, None)
-    for number in range(300):
-        slow.add(_event(100 + number), KIB)
+    for first in (0, 200):
+        slow.put([_event(first + number) for number in range(200)], KIB, None)
     for tick in range(1, 100):
         if not alone:
             brisk.add(_event(tick), KIB)
@@ -404,8 +403,7 @@ def test_g11_what_came_and_what_is_said_to_be_missing_is_all(
 
     for step in steps:
         if isinstance(step, int) and step > 6:
-            mailbox.add(_event(put), 3 * KIB)
-            put += 1
+            put += mailbox.add(_event(put), 3 * KIB)
         elif isinstance(step, int):
             mailbox.put([_event(put + more) for more in range(step)], step * KIB, None)
             put += step

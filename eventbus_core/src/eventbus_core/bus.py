@@ -50,6 +50,8 @@ class Bus:
 
     def __init__(self, transport: Transport, options: BusOptions) -> None:
         self._node = node = LocalNode(transport, options)
+        self._sender = node.sender
+        self._address = node.router.address
         self._life = Life(node).run()
         self._used = False
         self.on_error: Hook[Event, Exception] = node.on_error
@@ -97,7 +99,7 @@ class Bus:
     @property
     def address(self) -> str:
         """The address of this node, ``@node``, as other nodes can send to it."""
-        return self._node.router.address
+        return self._address
 
     @property
     def state(self) -> str:
@@ -164,13 +166,13 @@ class Bus:
         Raises:
             ClientNotFound: nobody owns the client, or the node is not on the bus.
         """
-        wait = self._node.sender.send(self._node.router.address, target, type, data, headers, expires)
+        wait = self._sender.send(self._address, target, type, data, headers, expires)
         if wait is not None:
             await wait
 
     async def publish(self, topic: str, data: object = None, *, headers: Headers | None = None) -> None:
         """Send to every subscriber of *topic*, handlers and clients, on every node; the topic is the event's type."""
-        wait = self._node.sender.publish(self._node.router.address, topic, data, headers)
+        wait = self._sender.publish(self._address, topic, data, headers)
         if wait is not None:
             await wait
 
@@ -178,13 +180,13 @@ class Bus:
         self, type: str, data: object = None, *, headers: Headers | None = None, include_self: bool = True
     ) -> None:
         """Send to the handlers of every node; of this one only with *include_self*."""
-        wait = self._node.sender.broadcast(self._node.router.address, type, data, headers, include_self=include_self)
+        wait = self._sender.broadcast(self._address, type, data, headers, include_self=include_self)
         if wait is not None:
             await wait
 
     async def emit(self, type: str, data: object = None, *, headers: Headers | None = None) -> None:
         """Hand to the handlers of this node alone; nothing leaves it."""
-        wait = self._node.sender.emit(type, data, headers)
+        wait = self._sender.emit(type, data, headers)
         if wait is not None:
             await wait
 
@@ -206,7 +208,7 @@ class Bus:
             RequestFailed: none will come: the receiver is gone, or its handler raised.
             LimitExceeded: as many requests as may wait for their answers.
         """
-        return await self._node.sender.request(self._node.router.address, target, type, data, timeout, headers)
+        return await self._sender.request(self._address, target, type, data, timeout, headers)
 
     async def reply(self, request: Event, data: object = None, *, headers: Headers | None = None) -> None:
         """
@@ -216,7 +218,7 @@ class Bus:
             EventBusError: it is no request.
             ClientNotFound: the node that asked is gone.
         """
-        wait = self._node.sender.reply(self._node.router.address, request, data, headers)
+        wait = self._sender.reply(self._address, request, data, headers)
         if wait is not None:
             await wait
 
@@ -282,7 +284,7 @@ class Bus:
                 pending.settle(error)
 
         handler = Handler(self._node.handler_context, check_pattern(pattern), settle)
-        self._node.sender.check_open()
+        self._sender.check_open()
         self._node.add_handler(handler)
         try:
             with self._node.waits.within(
@@ -299,12 +301,12 @@ class Bus:
     async def locate(self, client: str) -> Owner | None:
         """Return the node that holds *client*, by the directory's word, or ``None``."""
         check_client(client)
-        self._node.sender.check_open()
+        self._sender.check_open()
         return await self._node.router.locate(client)
 
     async def nodes(self) -> list[Node]:
         """Return the live nodes of the namespace, by id."""
-        self._node.sender.check_open()
+        self._sender.check_open()
         self._node.ownership.check_entered()
         return sorted(await self._node.directory.nodes(), key=lambda node: node.id)
 
@@ -320,7 +322,7 @@ class Bus:
     async def explain(self, client: str) -> Explanation:
         """Return where *client* is by the directory's word, and what this node believes."""
         check_client(client)
-        self._node.sender.check_open()
+        self._sender.check_open()
         return await self._node.explain(client)
 
     async def node_stats(self, node: str, *, timeout: float = 5.0) -> Stats:
@@ -339,7 +341,7 @@ class Bus:
 
         Who comes or goes meanwhile may be missed.
         """
-        self._node.sender.check_open()
+        self._sender.check_open()
         self._node.ownership.check_entered()
         if node is not None:
             check_identifier("node", node)

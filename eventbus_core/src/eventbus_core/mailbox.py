@@ -125,16 +125,11 @@ class Mailbox:
         shared = self._shared
         return (self._near >= shared.lead or self._size >= shared.room) and not self._lagging
 
-    def offer(self, event: Event, size: int) -> bool:
+    def add(self, event: Event, size: int) -> bool:
         """Add one event of this node if there is room; return whether there was."""
         shared = self._shared
         if (self._near >= shared.lead or self._size >= shared.room) and not self._lagging:
             return False
-        self.add(event, size)
-        return True
-
-    def add(self, event: Event, size: int) -> None:
-        """Add one event of this node; never refuses and never waits."""
         last = self._chunks[-1] if self._chunks else None
         if last is not None and last.sender is None and len(last.events) < LOCAL_CHUNK and not self._losses:
             last.events.append(event)
@@ -142,9 +137,10 @@ class Mailbox:
             self._near += 1
             self._size += size
         else:
-            self._append(Chunk([event], size, None, None, self._shared.now))
+            self._append(Chunk([event], size, None, None, shared.now))
         if self._lagging:
             self._keep_bounds()
+        return True
 
     def hold_back(self) -> None:
         """Let what is forwarded come before what is sent here directly, until :meth:`let_through`."""

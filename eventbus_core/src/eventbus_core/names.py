@@ -41,6 +41,11 @@ def check_client(name: object) -> str:
     return name
 
 
+def is_client(address: str) -> bool:
+    """Return whether *address* is a client's, and no node's, no topic's and not everyone's."""
+    return address[:1] not in (NODE_SIGN, TOPIC_SIGN, EVERYONE)
+
+
 def is_identifier(name: object) -> bool:
     """Return whether *name* follows the rule of :func:`check_identifier`."""
     return isinstance(name, str) and len(name) <= MAX_IDENTIFIER and _IDENTIFIER.fullmatch(name) is not None
@@ -84,13 +89,14 @@ def check_topic(topic: str) -> str:
             spaces or wildcards, or begins with ``$`` (reserved for the bus itself).
     """
     try:
-        return _checked_topic(topic)
+        return known_topic(topic)
     except TypeError:
         raise _no_text("topic", topic) from None
 
 
 @lru_cache(maxsize=4096)
-def _checked_topic(topic: str) -> str:
+def known_topic(topic: str) -> str:
+    """Do what :func:`check_topic` does with a text; those checked lately cost nothing."""
     topic = _check_characters("topic", topic)
     if topic[0] == RESERVED:
         raise InvalidName("topic", topic, "topics that begin with $ belong to the bus")
