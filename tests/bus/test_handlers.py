@@ -6,6 +6,7 @@ import asyncio
 import datetime
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from time import sleep
 from typing import Any
 
 import anyio
@@ -15,7 +16,8 @@ import pytest
 
 import eventbus
 from eventbus import BusClosed, ClientNotFound, Event, EventDataError, RequestTimeout
-from eventbus_core.handlers import Handler
+from eventbus_core.handlers import AT_A_TIME, TURN, Handler
+from eventbus_core.mailbox import Mailbox
 from tests.bus.support import DEADLINE, Hooked, Inbox, buses, fence, take, tasks, until
 
 
@@ -487,5 +489,139 @@ async def test_a_plain_handler_that_ends_as_if_cancelled_has_failed_even_while_t
 
     bus = eventbus.connect()
     handler = Handler(bus._node.handler_context, "n", fail)
-    assert handler._call(Event("n", "@a", "@b", "1", msgspec.Raw(b"\xc0"))) is None
+    handler.mailbox.put([Event("n", "@a", "@b", "1", msgspec.Raw(b"\xc0"))], 1, None)
+    handler.take_turn()
     assert bus.stats().handler_failures == 1
+
+
+async def test_a_handler_that_is_taken_off_gets_nothing_more_of_what_came_together(uri: str) -> None:
+    """A handler takes the other off with the first event, later itself: nobody handles the rest, or waits for it."""
+    async with buses(uri, 2) as (a, b):
+        undelivered = Hooked()
+        a.on_undeliverable(undelivered)
+        got: list[str] = []
+
+        def first(event: Event) -> None:
+            got.append("first")
+            b.off(second)
+            if event.data == 40:
+                b.off(first)
+
+        def second(event: Event) -> None:
+            got.append("second")
+            b.off(first)
+            if event.data == 40:
+                b.off(second)
+
+        b.on("n")(first)
+        b.on("n")(second)
+        b.on("n")(inbox := Inbox())
+        await b.ready()
+        for number in range(50):
+            await a.publish("n", number)
+        await inbox.got(50)
+        await fence([a], [b])
+        assert got in (["first"] * 41, ["second"] * 41)
+        assert undelivered == []
+        assert not any(incoming._open for incoming in b._node.sessions._incoming.values())
+        await b._node.handler_context.settled()
+
+
+async def test_a_plain_function_that_returns_something_to_await_is_waited_for(uri: str) -> None:
+    """It is called for the next event once that is done, and counts as busy until then."""
+    async with buses(uri, 2) as (a, b):
+        gate = anyio.Event()
+        got: list[int] = []
+
+        async def later(event: Event) -> None:
+            await gate.wait()
+            got.append(event.data)
+
+        @b.on("n")
+        def handler(event: Event) -> Awaitable[None] | None:
+            if event.data == 3:
+                return later(event)
+            got.append(event.data)
+            return None
+
+        await b.ready()
+        for number in range(4):
+            await a.publish("n", number)
+        await until(lambda: len(got) == 3)
+        await fence([a], [b])
+        assert len(b._node.mailboxes.busy) == 1
+        for number in range(4, 6):
+            await a.publish("n", number)
+        await fence([a], [b])
+        assert got == [0, 1, 2]
+        gate.set()
+        await until(lambda: len(got) == 6)
+        assert got == [0, 1, 2, 3, 4, 5]
+        await until(lambda: not b._node.mailboxes.busy)
+
+
+async def test_plain_functions_leave_others_a_chance_however_much_comes_together(uri: str) -> None:
+    """Another task has its step after a turn of the reader, and one of the task that calls them."""
+    async with buses(uri, 2) as (a, b):
+        called = most = total = 0
+
+        @b.on("n")
+        def count(event: Event) -> None:
+            nonlocal called, total
+            called += 1
+            total += 1
+            sleep(TURN / 5)
+
+        await b.ready()
+        for number in range(200):
+            await a.publish("n", number)
+        with anyio.fail_after(DEADLINE):
+            while total < 200:
+                called = 0
+                await anyio.lowlevel.checkpoint()
+                most = max(most, called)
+        assert most <= 2 * (5 + AT_A_TIME)
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_what_stands_in_the_way_of_handling_an_event_at_once() -> None:
+    """A doubt about the lease, events that are to come before, a time to live, and a turn that is over."""
+    node = eventbus.connect()._node
+    context, mailboxes = node.handler_context, node.mailboxes
+    handled: list[Event] = []
+    mailbox = Handler(context, "n", handled.append).mailbox
+    event = Event("n", "@a", "@b", "1", msgspec.Raw(b"\xc0"))
+    assert mailbox.at_once is not None
+    assert mailbox.at_once([event]) == 0
+    context.attend()
+    assert mailbox.at_once([event] * 3) == 3
+    mailbox.hold_back()
+    assert mailbox.at_once([event]) == 0
+    mailbox.let_through()
+    mailboxes.doubt()
+    assert mailbox.at_once([event]) == 0
+    mailboxes.verified()
+    assert mailbox.at_once([event, msgspec.structs.replace(event, expires=1.0), event]) == 1
+    assert len(handled) == 4
+    mailbox.put([event], 1, None)
+    assert mailbox.at_once([event]) == 0
+    context.work()
+    assert mailbox.at_once([event]) == 1
+    mailbox.close()
+    assert mailbox.at_once([event]) == 0
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_g11_events_that_are_handled_at_once_show_that_the_node_is_not_slow() -> None:
+    """So the senders of one client that is stuck are the only ones that are to wait."""
+    node = eventbus.connect()._node
+    context, mailboxes = node.handler_context, node.mailboxes
+    at_once = Handler(context, "n", lambda event: None).mailbox.at_once
+    event = Event("n", "@a", "@b", "1", msgspec.Raw(b"\xc0"))
+    Mailbox(mailboxes, lambda: None).put([event], 1, None)
+    assert at_once is not None
+    for tick in range(50):
+        context.attend()
+        assert at_once([event]) == 1
+        mailboxes.tend(mailboxes.now + 0.1)
+        assert mailboxes.ease == 1.0, tick

@@ -21,7 +21,7 @@ from eventbus_core.incoming import Ready
 from eventbus_core.log import get_logger
 from eventbus_core.losses import Gap, count_up
 from eventbus_core.mailbox import Mailbox
-from eventbus_core.names import RESERVED, is_identifier
+from eventbus_core.names import RESERVED, is_client, is_identifier
 from eventbus_core.refusals import LEFT, Refusals
 from eventbus_core.routing import NO_HANDLER, Router
 from eventbus_core.sessions import Sessions
@@ -91,9 +91,8 @@ class Delivery:
         try:
             async for item in items:
                 if isinstance(item, Frame):
-                    self._handlers.attended = True
+                    self._handlers.attend()
                     self._on_frame(item)
-                    self._handlers.attended = False
                     self._handlers.work()
                 else:
                     extra = {"node": self._node, "error": item.reason}
@@ -209,13 +208,28 @@ class Delivery:
     def _put(self, chunks: dict[Mailbox, list[Event]], strays: int, ready: Ready) -> None:
         ready.ticket.expect(sum(map(len, chunks.values())) + strays)
         mean = len(ready.body) // max(1, ready.header.count)
+        settled = 0
         for mailbox, events in chunks.items():
+            handled = 0 if mailbox.at_once is None else mailbox.at_once(events)
+            self.deliveries += handled
+            settled += handled
+            if handled == len(events):
+                continue
+            del events[:handled]
             if not mailbox.closed:
                 self.deliveries += len(events)
                 mailbox.put(events, mean * len(events), ready.ticket)
-            else:  # by what the same frame had to say
-                origin = ready.header.node
-                self._errands.add([Stray(event, event.accepted_by(origin), ready.ticket) for event in events])
+            else:  # by what the same frame had to say, or by who handled it
+                settled += self._astray(events, ready)
+        if settled:
+            ready.ticket.settle(settled)
+
+    def _astray(self, events: list[Event], ready: Ready) -> int:
+        """Send after their client those *events* that are for one; return how many are for nobody any more."""
+        origin = ready.header.node
+        strays = [Stray(event, event.accepted_by(origin), ready.ticket) for event in events if is_client(event.target)]
+        self._errands.add(strays)
+        return len(events) - len(strays)
 
     def _tell(self, gap: Gap) -> None:
         """Put *gap* into the stream of every client that may have lost something by it."""

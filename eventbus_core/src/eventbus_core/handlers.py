@@ -6,6 +6,8 @@ import inspect
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
+from time import monotonic
+from types import CoroutineType
 from typing import Any, Final, TypeAlias
 
 import anyio
@@ -22,6 +24,8 @@ from eventbus_core.options import Overflow
 
 logger = get_logger("eventbus")
 
+TURN: Final = 0.005
+AT_A_TIME: Final = 16
 EVENTS_PER_TURN: Final = 256
 LOG_EVERY: Final = 1.0
 HandlerFunction: TypeAlias = Callable[[Event], Awaitable[object] | object]
@@ -38,7 +42,7 @@ class HandlerContext:
         failed: called with the event and the exception when a handler raises.
         lost: called with the name of a handler and its :class:`Dropped` or :class:`Gap`.
         is_open: returns whether the bus is open.
-        attended: whether whoever fills mailboxes now calls :meth:`work` in the end.
+        until: when others are to have a chance again: what comes after that is handled in the next turn.
     """
 
     def __init__(
@@ -56,7 +60,8 @@ class HandlerContext:
         self.failed = failed
         self.lost = lost
         self.is_open = is_open
-        self.attended = False
+        self.until = 0.0
+        self._attended = False
         self._ready: deque[Handler] = deque()
         self._retiring: set[Handler] = set()
         self._retired = anyio.Event()
@@ -75,19 +80,23 @@ class HandlerContext:
     def ready(self, handler: Handler) -> None:
         """Have the plain function of *handler* called soon for what is in its mailbox."""
         self._ready.append(handler)
-        if not self.attended:
+        if not self._attended:
             self._call_soon()
 
-    def work(self) -> None:
+    def attend(self) -> None:
         """
-        Call plain functions for what is in their mailboxes now, ``EVENTS_PER_TURN`` times at the most, the rest soon.
+        Begin a turn: who fills mailboxes from now on calls :meth:`work` in the end.
 
-        Who fills mailboxes from within a task of the bus saves the switch to another, and finds the events in the
-        cache of the processor.
+        That saves the switch to another task, and finds the events in the cache of the processor.
         """
-        left = EVENTS_PER_TURN
-        while self._ready and left > 0:
-            left -= self._ready.popleft().take_turn(left)
+        self._attended = True
+        self.until = monotonic() + TURN
+
+    def work(self) -> None:
+        """Call plain functions for what is in their mailboxes, as far as the turn goes, and for the rest soon."""
+        while self._ready and monotonic() < self.until:
+            self._ready.popleft().take_turn()
+        self._attended = False
         if self._ready:
             self._call_soon()
 
@@ -121,6 +130,7 @@ class HandlerContext:
             if not self._ready:
                 self._more = anyio.Event()
                 await self._more.wait()
+            self.attend()
             self.work()
             if self._ready:
                 await checkpoint()
@@ -170,27 +180,74 @@ class Handler:
         self.local = local
         self.before: Callable[[], None] | None = None
         self.mailbox = Mailbox(context.mailboxes, self._wake, overflow)
+        self.mailbox.at_once = self._handle_at_once
         self._context = context
         self._decoder = None if data is None else msgspec.msgpack.Decoder(data)
         self._more: anyio.Event | None = None
         self._plain = not inspect.iscoroutinefunction(function)
         self._running = False
 
-    def take_turn(self, most: int) -> int:
-        """Handle what is in the mailbox, *most* events at the most; return how many."""
-        for count in range(most):
-            event = self.mailbox.next()
+    def take_turn(self) -> None:
+        """Handle what is in the mailbox, but not too much at a time."""
+        # This is done for every event, so the usual one takes no call of ours but that of the mailbox.
+        next_event, function = self.mailbox.next, self.function
+        for _ in range(AT_A_TIME):
+            event = next_event()
             if event is None:
                 self._running = False
                 self._context.retired(self)
-                return count + 1
-            result = self._call(event)
-            if result is not None:  # it is not plain after all
-                self._plain = False
-                self._context.start(partial(self._run, event, result))
-                return count + 1
+                return
+            try:
+                if (self.before or self._decoder or event.type == LOSS) and not self._prepare(event):
+                    continue
+                result = function(event)
+            except Exception as error:
+                self._failed(event, error)
+            except anyio.get_cancelled_exc_class() as error:  # its own doing: nothing was awaited
+                self._failed(event, _ended_itself(self.name, error))
+            else:
+                if result is not None and self._goes_on(event, result):
+                    return
         self._context.ready(self)
-        return most
+
+    def _handle_at_once(self, events: list[Event]) -> int:
+        """Handle *events* of another node without a stay in the mailbox, as far as possible; return how many."""
+        # What comes to one client is mostly a single event or a few: what it takes to queue them would cost more.
+        context, function, mailbox = self._context, self.function, self.mailbox
+        if self._running or not self._plain or mailbox.holds_back:
+            return 0
+        self._running = True
+        handled = 0
+        until = min(context.until, context.mailboxes.fresh_until)
+        for event in events:
+            if event.expires is not None or monotonic() > until or mailbox.closed:
+                break
+            handled += 1
+            try:
+                if (self.before or self._decoder) and not self._prepare(event):
+                    continue
+                result = function(event)
+            except Exception as error:
+                self._failed(event, error)
+            except anyio.get_cancelled_exc_class() as error:  # its own doing: nothing was awaited
+                self._failed(event, _ended_itself(self.name, error))
+            else:
+                if result is not None and self._goes_on(event, result):
+                    return handled
+        self._running = False
+        context.retired(self)
+        if handled == len(events):
+            context.mailboxes.rest(mailbox)
+        return handled
+
+    def _goes_on(self, event: Event, result: object) -> bool:
+        """Go on in a task if *result* is to be awaited: the function is not plain after all; return whether it is."""
+        if not inspect.isawaitable(result):
+            return False
+        self._plain = False
+        self.mailbox.occupy()
+        self._context.start(partial(self._run, event, result))
+        return True
 
     def _wake(self) -> None:
         if self._more is not None:
@@ -205,59 +262,53 @@ class Handler:
         elif self._running and self.mailbox.closed:
             self._context.retire(self)
 
-    async def _run(self, event: Event | None = None, result: Awaitable[object] | None = None) -> None:
+    async def _run(self, event: Event | None = None, result: object = None) -> None:
         """Handle events for ever, in a task of their own; *result* is what remains to do of *event*."""
-        mailbox = self.mailbox
+        mailbox, function = self.mailbox, self.function
         handled = 0
         while True:
-            if event is not None and result is not None:
-                try:
-                    await result
-                except Exception as error:
-                    self._failed(event, error)
-                except anyio.get_cancelled_exc_class() as error:
-                    self._cancelled(event, error)
-            if mailbox.closed:
-                self._context.retired(self)
-                return
-            event = mailbox.next()
             if event is None:
-                self._more = anyio.Event()
-                await self._more.wait()
-                continue
-            result = self._call(event)
+                if mailbox.closed:
+                    self._context.retired(self)
+                    return
+                event = mailbox.next()
+                if event is None:
+                    self._more = anyio.Event()
+                    await self._more.wait()
+                    continue
+            try:
+                if result is None and self._prepare(event):
+                    result = function(event)
+                if result.__class__ is CoroutineType or inspect.isawaitable(result):
+                    await result
+            except Exception as error:
+                self._failed(event, error)
+            except anyio.get_cancelled_exc_class() as error:
+                if not self._context.is_open():  # the bus is cancelled, not what the function has brought upon itself
+                    raise
+                self._failed(event, _ended_itself(self.name, error))
+            event = result = None
             handled += 1
             if handled % EVENTS_PER_TURN == 0:
                 await checkpoint()
 
-    def _call(self, event: Event) -> Awaitable[object] | None:
-        """Call the function; return what is still to be awaited, if anything."""
+    def _prepare(self, event: Event) -> bool:
+        """Do what comes before the function is called; return whether it is to be."""
         if event.type == LOSS and (loss := loss_of(event)) is not None:
             self._context.lost(self.name, loss)
-            return None
+            return False
         if self.before is not None:
             self.before()
-        try:
-            if self._decoder is not None:
-                event.read(self._decoder)
-            function = self.function
-            result = function(event)
-        except Exception as error:
-            self._failed(event, error)
-            return None
-        except anyio.get_cancelled_exc_class() as error:  # its own doing: nothing was awaited
-            self._failed(event, EventBusError(f"handler {self.name} ended with {type(error).__name__}"))
-            return None
-        return result if result is not None and inspect.isawaitable(result) else None
-
-    def _cancelled(self, event: Event, error: BaseException) -> None:
-        """Tell a cancellation of the bus, which goes on, from one that the function has brought upon itself."""
-        if not self._context.is_open():
-            raise error
-        self._failed(event, EventBusError(f"handler {self.name} ended with {type(error).__name__}"))
+        if self._decoder is not None:
+            event.read(self._decoder)
+        return True
 
     def _failed(self, event: Event, error: Exception) -> None:
         if self._context.may_log():
             extra = {"node": self._context.node, "handler": self.name, "event_type": event.type, "event_id": event.id}
             logger.error("handler %s raised for %r", self.name, event, exc_info=error, extra=extra)
         self._context.failed(event, error)
+
+
+def _ended_itself(name: str, error: BaseException) -> EventBusError:
+    return EventBusError(f"handler {name} ended with {type(error).__name__}")

@@ -59,6 +59,8 @@ class Mailbox:
     Attributes:
         overflow: ``drop_oldest``, ``drop_newest``, or ``close``: then *on_full* is called, if there is one.
         on_full: called when too much waits; it is to :meth:`close`.
+        at_once: has the consumer handle events that come from another node, if it can do so at once and nothing waits
+            before them; returns how many it handled, and the rest is to be :meth:`put` here. ``None``: it cannot.
         closed: whether :meth:`close` was called.
     """
 
@@ -76,6 +78,7 @@ class Mailbox:
         "_room",
         "_shared",
         "_size",
+        "at_once",
         "closed",
         "on_full",
         "overflow",
@@ -87,6 +90,7 @@ class Mailbox:
         self.wake = wake  # called when the first event comes into the empty mailbox
         self.overflow = overflow or shared.options.overflow
         self.on_full: Callable[[], None] | None = None
+        self.at_once: Callable[[list[Event]], int] | None = None
         self._chunks: deque[Chunk] | None = None
         self._current: Chunk | None = None
         self._rest: Iterator[Event] = NOTHING  # of the current chunk
@@ -141,6 +145,15 @@ class Mailbox:
         if self._lagging:
             self._keep_bounds()
         return True
+
+    @property
+    def holds_back(self) -> bool:
+        """Whether what is forwarded is to come before what is sent here directly, see :meth:`hold_back`."""
+        return self._behind is not None
+
+    def occupy(self) -> None:
+        """Count as busy until the consumer asks for the :meth:`next` event."""
+        self._shared.busy.add(self)
 
     def hold_back(self) -> None:
         """Let what is forwarded come before what is sent here directly, until :meth:`let_through`."""
