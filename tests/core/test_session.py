@@ -751,8 +751,23 @@ def test_g10_the_gaps_of_a_node_that_is_silent_are_told() -> None:
     for _ in range(3):
         a.publish(node_partition("b"))
     del world.peers["a"]
-    world.run(5.0)
+    world.run(7.0)
     assert accounted(b, a, node_partition("b")) == (2, 1)
+
+
+def test_g10_a_node_that_heard_nothing_for_a_while_is_asked_again() -> None:
+    """A sender gets its connection back later than we do ours: what was asked meanwhile was for nobody."""
+    world = World()
+    a, b = world.add("a"), world.add("b")
+    world.run(1.0)
+    world.faults([FINE, DROPPED])
+    world.cut.add("a")
+    for _ in range(3):
+        a.publish(node_partition("b"))
+    world.run(3.0)
+    world.cut.clear()
+    world.run(1.0)
+    assert accounted(b, a, node_partition("b")) == (3, 0)
 
 
 def test_g10_silence_of_a_node_whose_answers_may_be_lost_is_no_answer() -> None:

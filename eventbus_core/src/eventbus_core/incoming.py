@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 from msgspec.structs import replace
 
 from eventbus_core.losses import Gap
-from eventbus_core.session import ASK_AGAIN, GRANT, LEFT, MISSING, SessionContext
+from eventbus_core.session import GRANT, LEFT, MISSING, MISSING_AGAIN, SessionContext
 from eventbus_core.transport import node_partition
 from eventbus_core.wire import LARGEST, Header, Note
 
@@ -127,9 +127,9 @@ class Incoming:
 
     def due(self, now: float) -> Note | None:
         """Return the request for the missing range if it is time to ask."""
-        if self._ask_at is None or now < self._ask_at or self._asked >= len(ASK_AGAIN):
+        if self._ask_at is None or now < self._ask_at or self._asked >= len(MISSING_AGAIN):
             return None
-        self._ask_at = now + ASK_AGAIN[self._asked]
+        self._ask_at = now + MISSING_AGAIN[self._asked]
         self._asked += 1
         self._asked_for = self.expected
         return self._note(MISSING, self.expected, min(self._held, default=self._known) - 1)
@@ -141,7 +141,7 @@ class Incoming:
 
     def given_up(self, now: float) -> Iterator[Ready | Gap]:
         """Yield the gap, and what waited behind it, if all requests went unanswered."""
-        if self._ask_at is not None and self._asked >= len(ASK_AGAIN) and now >= self._ask_at:
+        if self._ask_at is not None and self._asked >= len(MISSING_AGAIN) and now >= self._ask_at:
             yield from self.gone(self.expected, min(self._held, default=self._known) - 1, now)
 
     def settled(self, ticket: Ticket) -> None:

@@ -37,6 +37,9 @@ GONE: Final = "gone"
 LEFT: Final = "left"
 
 ASK_AGAIN: Final = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
+"""Seconds after each question to the next; after the last nobody will answer."""
+MISSING_AGAIN: Final = (*ASK_AGAIN, 3.2)
+"""The same for what is missing: a sender that is there hears nothing while its own connection is not back yet."""
 
 
 class SessionContext(Protocol):
