@@ -17,7 +17,7 @@ from eventbus_redis.diagnosis import encryption
 from eventbus_redis.options import RedisOptions
 from tests.cli.nodes import two_nodes
 from tests.cli.programs import run
-from tests.servers import RedisServer
+from tests.servers import RedisServer, free_port
 
 CHECKS = [
     *("connection", "server", "TLS", "rights", "output buffer", "memory", "clock", "round trip"),
@@ -109,7 +109,8 @@ def test_a_replica_is_no_primary(redis_server: RedisServer) -> None:
 
 
 def test_a_server_of_a_cluster_is_refused(tmp_path: Path) -> None:
-    with RedisServer(tmp_path, "--cluster-enabled", "yes") as server:
+    # Else its second port is 10,000 above the first, where the system may have given it to a client.
+    with RedisServer(tmp_path, "--cluster-enabled", "yes", "--cluster-port", str(free_port())) as server:
         assert "cluster mode" in examined(server.uri, 1)["connection"].detail
 
 
