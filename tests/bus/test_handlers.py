@@ -527,6 +527,21 @@ async def test_a_handler_that_is_taken_off_gets_nothing_more_of_what_came_togeth
         await b._node.handler_context.settled()
 
 
+async def test_g5_what_a_handler_that_is_taken_off_leaves_is_reported_if_it_was_for_the_node(uri: str) -> None:
+    """Of events that came together a ``once`` handler takes the first; the others have no handler any more."""
+    async with buses(uri, 2) as (a, b):
+        undelivered = Hooked()
+        a.on_undeliverable(undelivered)
+        b.once("n")(inbox := Inbox())
+        await a.send("@" + b.node, "other")  # so that the way is known, and the next go together
+        await until(lambda: len(undelivered) == 1)
+        for number in range(5):
+            await a.send("@" + b.node, "n", number)
+        await until(lambda: len(undelivered) == 5)
+        assert {(fate.type, fate.reason) for fate in undelivered[1:]} == {("n", "no handler")}
+        assert inbox.data == [0]
+
+
 async def test_a_plain_function_that_returns_something_to_await_is_waited_for(uri: str) -> None:
     """It is called for the next event once that is done, and counts as busy until then."""
     async with buses(uri, 2) as (a, b):

@@ -226,8 +226,13 @@ class Delivery:
 
     def _astray(self, events: list[Event], ready: Ready) -> int:
         """Send after their client those *events* that are for one; return how many are for nobody any more."""
-        origin = ready.header.node
-        strays = [Stray(event, event.accepted_by(origin), ready.ticket) for event in events if is_client(event.target)]
+        strays: list[Stray] = []
+        for event in events:
+            origin = event.accepted_by(ready.header.node)
+            if is_client(event.target):
+                strays.append(Stray(event, origin, ready.ticket))
+            else:
+                self._router.unhandled(event, origin)
         self._errands.add(strays)
         return len(events) - len(strays)
 

@@ -35,7 +35,7 @@ from eventbus_core.presence import Presence
 from eventbus_core.queue import Queue
 from eventbus_core.refusals import Refusals
 from eventbus_core.requests import Requests
-from eventbus_core.routing import NO_HANDLER, Router
+from eventbus_core.routing import Router
 from eventbus_core.sender import Sender
 from eventbus_core.sessions import Sessions
 from eventbus_core.stats import Stats
@@ -224,8 +224,7 @@ class LocalNode:
         """Undo :meth:`add_handler`, whatever waits in its mailbox; does nothing on successive calls."""
         if handler in self.handlers:
             for event, sender in self.take_off(handler):
-                if event.target == self.router.address and not self.subscriptions.handlers.match(event.type):
-                    self.router.report(event, event.accepted_by(sender or self.id), NO_HANDLER)
+                self.router.unhandled(event, event.accepted_by(sender or self.id))
 
     async def flush(self) -> None:
         """Wait until the broker has taken all that was accepted before."""

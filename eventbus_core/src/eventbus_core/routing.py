@@ -208,6 +208,11 @@ class Router:
         else:
             self.forward(origin, fate)
 
+    def unhandled(self, event: Event, origin: str) -> None:
+        """Report *event*, which a handler that was taken off has left, if it was for this node and for nobody else."""
+        if event.target == self.address and not self.subscriptions.handlers.match(event.type):
+            self.report(event, origin, NO_HANDLER)
+
     async def _find(self, target: str) -> None:
         """Learn the way to *target* by the directory's word."""
         owner = await (self._find_node(target[1:]) if target[:1] == NODE_SIGN else self.locate(target))
