@@ -92,7 +92,7 @@ async def test_6_redis_cuts_all_the_same(redis_server: RedisServer) -> None:
         here.command("CONFIG", "SET", "client-output-buffer-limit", f"pubsub {LIMIT} 0 0")
         await here.heat(HOT)
         await here.flowing(at=[HOT])
-        here.burst(HOT, 2 * LIMIT)
+        await here.burst(HOT, 2 * LIMIT)
         await anyio.sleep(FORM.hot)
     assert here.cuts > 0
     nothing_lost(here.figures)

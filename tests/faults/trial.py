@@ -110,10 +110,16 @@ class Trial:
         with redis.Redis(HOST, self.server.port) as connection:
             return connection.execute_command(*arguments)
 
-    def burst(self, node: int, size: int) -> None:
+    async def burst(self, node: int, size: int) -> None:
         """Have the server send *size* bytes to the partition of *node* at once, more than it lets wait for anyone."""
-        [channel] = self.command("PUBSUB", "CHANNELS", f"*:{node_partition(node_name(node))}")
-        self.command("PUBLISH", channel, bytes(size))
+        pattern = f"*:{node_partition(node_name(node))}"
+
+        def reached() -> bool:
+            return any(
+                self.command("PUBLISH", name, bytes(size)) for name in self.command("PUBSUB", "CHANNELS", pattern)
+            )
+
+        await until(reached, "the node, which may just have been cut for another burst, listens again")
 
     async def stop(self) -> None:
         """End the load; return once every event is accounted for, or nothing comes any more."""
