@@ -640,3 +640,45 @@ async def test_g11_events_that_are_handled_at_once_show_that_the_node_is_not_slo
         assert at_once([event]) == 1
         mailboxes.tend(mailboxes.now + 0.1)
         assert mailboxes.ease == 1.0, tick
+
+
+@pytest.mark.parametrize("near", [True, False], ids=["near", "far"])
+async def test_a_function_that_is_taken_off_while_it_is_waited_for_leaves_nothing_busy(uri: str, near: bool) -> None:
+    """Also a plain one, and an object, of which nobody knows before the first call that it is to be waited for."""
+    done: list[Event] = []
+
+    class Caller:
+        async def __call__(self, event: Event) -> None:
+            await anyio.lowlevel.checkpoint()
+            done.append(event)
+
+    async with buses(uri, 2) as (a, b):
+        b.once("n")(Caller())
+        b.once("n")(lambda event: Caller()(event))
+        await b.ready()
+        await (b if near else a).publish("n")
+        await until(lambda: len(done) == 2)
+        await b._node.handler_context.settled()
+        assert not b._node.mailboxes.busy
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_what_a_function_puts_into_its_own_mailbox_is_handled_next() -> None:
+    """As a task can that begins at once, within the function."""
+    node = eventbus.connect()._node
+    handled: list[str] = []
+
+    def handle(event: Event) -> None:
+        handled.append(event.id)
+        if event.id == "1":
+            assert handler.mailbox.add(msgspec.structs.replace(event, id="2"), 1)
+
+    handler = Handler(node.handler_context, "n", handle)
+    event = Event("n", "@a", "@b", "1", msgspec.Raw(b"\xc0"))
+    node.handler_context.attend()
+    assert handler.mailbox.at_once is not None
+    assert handler.mailbox.at_once([event]) == 1
+    assert handler.mailbox.at_once([event]) == 0
+    node.handler_context.work()
+    assert handled == ["1", "2"]
+    assert not node.mailboxes.busy

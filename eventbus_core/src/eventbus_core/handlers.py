@@ -184,7 +184,8 @@ class Handler:
         self._context = context
         self._decoder = None if data is None else msgspec.msgpack.Decoder(data)
         self._more: anyio.Event | None = None
-        self._plain = not inspect.iscoroutinefunction(function)
+        called = function, type(function).__call__  # of an object that can be called, its method
+        self._plain = not any(map(inspect.iscoroutinefunction, called))
         self._running = False
 
     def take_turn(self) -> None:
@@ -234,6 +235,9 @@ class Handler:
             else:
                 if result is not None and self._goes_on(event, result):
                     return handled
+        if mailbox.count:  # by the function itself, say in a task that began at once
+            context.ready(self)
+            return handled
         self._running = False
         context.retired(self)
         if handled == len(events):

@@ -152,8 +152,9 @@ class Mailbox:
         return self._behind is not None
 
     def occupy(self) -> None:
-        """Count as busy until the consumer asks for the :meth:`next` event."""
-        self._shared.busy.add(self)
+        """Count as busy until the consumer asks for the :meth:`next` event; once closed, there is none to ask for."""
+        if not self.closed:
+            self._shared.busy.add(self)
 
     def hold_back(self) -> None:
         """Let what is forwarded come before what is sent here directly, until :meth:`let_through`."""

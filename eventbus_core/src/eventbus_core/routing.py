@@ -133,10 +133,10 @@ class Router:
             return None
         return self._send_slowly(event, size)
 
-    def send_encoded(self, target: str, event: bytes, route: Route) -> bool:
-        """Send an encoded *event* for *target* by *route* if nothing stands in its way; return whether it went."""
+    def send_encoded(self, event: bytes, route: Route) -> bool:
+        """Send an encoded *event* by *route* if there is room; return whether there was."""
         queue = route.queue
-        if queue.size >= self.outbox.limit or target in self.clients:
+        if queue.size >= self.outbox.limit:
             return False
         self.outbox.add(queue, event)
         self.accepted += 1

@@ -34,6 +34,7 @@ class Sender:
         self._requests = requests
         self._waits = waits
         self._routes = router.routes.known
+        self._clients = router.clients
         self._largest = router.options.max_event_size
 
     def check_open(self) -> None:
@@ -59,7 +60,7 @@ class Sender:
         type = known_topic(type) if type.__class__ is str else check_topic(type)
         until = None if expires is None else _until(expires)
         route = self._routes.get(target)
-        if route is not None:
+        if route is not None and target not in self._clients:
             return self._send_away(source, target, type, data, headers, until, route)
         event, size = self._event(source, target, type, data, headers, None, until)
         return self._router.send(event, size, None)
@@ -126,9 +127,9 @@ class Sender:
             raise not_open()
         text = None if headers is None else check_headers(headers)[0]
         encoded = encode_sent(type, source, target, self._router.next_id(), data, text, route.epoch, expires)
-        if encoded is not None and len(encoded) <= self._largest and self._router.send_encoded(target, encoded, route):
+        if encoded is not None and len(encoded) <= self._largest and self._router.send_encoded(encoded, route):
             return None
-        # There is no room, the client has moved here, or something about the data is to be said.
+        # There is no room, or something about the data is to be said.
         event, size = self._event(source, target, type, data, headers, route, expires)
         return self._router.send(event, size, route)
 
