@@ -25,8 +25,11 @@ from eventbus_core.options import Overflow
 logger = get_logger("eventbus")
 
 TURN: Final = 0.005
+"""Seconds for which plain functions are called before others have a chance."""
 AT_A_TIME: Final = 16
+"""Events of one mailbox after which the end of the turn is looked for."""
 EVENTS_PER_TURN: Final = 256
+"""Events after which a function that is waited for gives others a chance."""
 LOG_EVERY: Final = 1.0
 HandlerFunction: TypeAlias = Callable[[Event], Awaitable[object] | object]
 
@@ -190,7 +193,7 @@ class Handler:
 
     def take_turn(self) -> None:
         """Handle what is in the mailbox, but not too much at a time."""
-        # This is done for every event, so the usual one takes no call of ours but that of the mailbox.
+        # The usual event takes no call of ours but that of the mailbox; so the loop below is not shared with the next.
         next_event, function = self.mailbox.next, self.function
         for _ in range(AT_A_TIME):
             event = next_event()
