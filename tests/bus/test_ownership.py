@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from typing import cast
 
@@ -293,6 +293,37 @@ async def test_g5_nobody_is_said_to_be_unknown_by_a_directory_that_has_lost_its_
             await bus._node.directory.leave()
         await a.send("bob", "n", 1)
         assert [event.data for event in await take(bob, 1)] == [1]
+
+
+@pytest.mark.parametrize("uri", ["memory"], indirect=True)
+async def test_g5_nobody_is_taken_for_dead_by_a_node_whose_own_renewal_was_late(
+    uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A broker that hangs may end the leases of some and not of others: those that are left wait for the rest."""
+    async with buses(uri, 2, lease=1.0, presence=True) as (a, b), b.client("bob") as bob, tasks() as group:
+        a.on("$sys.node.left")(left := Hooked())
+        goes_on = {}
+        for bus in (a, b):
+            renew, gate = bus._node.directory.renew, anyio.Event()
+            goes_on[bus] = gate
+
+            async def late(renew: Callable[[], Awaitable[bool]] = renew, gate: anyio.Event = gate) -> bool:
+                await gate.wait()
+                return await renew()
+
+            monkeypatch.setattr(bus._node.directory, "renew", late)
+        await until(a._node.router.doubtful, "the renewal is late")
+        await b._node.directory.leave()  # as if its lease had ended
+        group.start_soon(a.send, "bob", "n", 1)
+        goes_on[a].set()
+        await until(lambda: not a._node.lease._overdue(), "the lease is renewed")
+        group.start_soon(a.send, "bob", "n", 2)
+        await anyio.wait_all_tasks_blocked()
+        goes_on[b].set()
+        assert sorted(event.data for event in await take(bob, 2)) == [1, 2]
+        assert a._node.lease.losses == 0
+        assert b._node.lease.losses == 1
+        assert not left
 
 
 async def test_g8_a_claim_whose_answer_was_lost_is_known_after_the_next_look(uri: str) -> None:

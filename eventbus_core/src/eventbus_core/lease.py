@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
+from math import inf
+from time import monotonic
 from typing import Final
 
 import anyio
@@ -17,6 +19,8 @@ from eventbus_core.transport import Directory, Owner
 logger = get_logger("eventbus")
 
 RENEWALS_PER_LEASE: Final = 3
+OVERDUE: Final = 0.5
+"""A renewal that is as late as this part of a lease: what held it up may have ended the leases of others."""
 
 
 class Lease:
@@ -47,6 +51,21 @@ class Lease:
         self._verified = verified
         self._hurry = anyio.Event()
         self._over = False
+        self._renewed_at = inf
+        self._trust_after = 0.0
+
+    def doubtful(self) -> bool:
+        """
+        Return whether the directory may not know everybody who is there.
+
+        It has lost its memory, or our own renewal was so late that others, whose turn was before ours, may have
+        lost their leases: they have one lease of time to enter again.
+        """
+        return self.lost or monotonic() < self._trust_after or self._overdue()
+
+    def distrust(self) -> None:
+        """Be :meth:`doubtful` for one lease."""
+        self._trust_after = monotonic() + self._seconds
 
     def end(self) -> None:
         """Renew it no more: the node leaves."""
@@ -65,6 +84,7 @@ class Lease:
         Then, and after :meth:`hurry`, yield whether it was lost, and what others took, with its owners.
         """
         failures = 0
+        self._renewed_at = monotonic()
         while True:
             if self._hurry.is_set():
                 await anyio.sleep(failures * RETRY_PAUSE)
@@ -77,10 +97,15 @@ class Lease:
             try:
                 if not await self._directory.renew():
                     await self._enter_again()
+                if self._overdue():
+                    self.distrust()
+                self._renewed_at = monotonic()
                 if self.lost or hurried:
                     taken = await self._ownership.claim_again()
                     yield self.lost, taken
-                    self.lost = False
+                    if self.lost:
+                        self.distrust()
+                        self.lost = False
                 await self._ownership.settle_doubts()
                 failures, hurried = 0, False
                 self._link.succeeded()
@@ -98,6 +123,9 @@ class Lease:
                 failures = 1
             if hurried:  # and it failed
                 self._hurry.set()
+
+    def _overdue(self) -> bool:
+        return monotonic() - self._renewed_at > OVERDUE * self._seconds
 
     async def _enter_again(self) -> None:
         if not self.lost:

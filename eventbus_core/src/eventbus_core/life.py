@@ -139,7 +139,7 @@ class Life:
         """Do what was not done at the start, once the broker is there."""
         await self._persist(lambda: self.node.transport.join(self._own))
         await self._persist(self.node.ownership.enter)
-        self.node.router.trust_after = monotonic() + self.node.options.lease  # the broker may come with no memory
+        self.node.lease.distrust()  # the broker may come with no memory
         await self._introduce()
         self.node.lease.hurry()
 
@@ -252,7 +252,6 @@ class Life:
                 self.node.holdings.end(holding, ClientTakenOver(holding.name, owner.node))
             self._settled.set()
             if lost:
-                self.node.router.trust_after = monotonic() + self.node.options.lease
                 self.node.on_lease_lost.emit()
                 self.node.presence.say(NODE_JOINED)
 

@@ -10,7 +10,6 @@ import secrets
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from itertools import chain, count
-from time import monotonic
 from typing import Any, Final, TypeAlias
 
 import anyio
@@ -69,7 +68,7 @@ class Router:
         routes: the ways to remote clients and nodes.
         accepted, local: events taken from the application, and deliveries within this node.
         undeliverable: events accepted here that were reported as handled by nobody, by reason.
-        trust_after: when the directory, which had lost its memory, knows again who is there; see :meth:`doubtful`.
+        doubtful: returns whether the directory may not know everybody who is there.
     """
 
     def __init__(
@@ -91,7 +90,7 @@ class Router:
         self.routes = Routes(outbox, options.owner_cache)
         self.accepted = self.local = 0
         self.undeliverable: Counter[str] = Counter()
-        self.trust_after = 0.0
+        self.doubtful = lease.doubtful
         self.waits = waits
         self.options = options
         self.node = node
@@ -165,10 +164,6 @@ class Router:
         """
         here = (self.subscriptions.handlers, self.subscriptions.locals) if include_self else ()
         return self._spread(event, size, self.outbox.queue(ALL_NODES) if self.begun else None, here)
-
-    def doubtful(self) -> bool:
-        """Return whether the directory may not know everybody who is there, since it has lost its memory."""
-        return self._lease.lost or monotonic() < self.trust_after
 
     async def locate(self, client: str) -> Owner | None:
         """Return the owner of *client* as the directory knows it now."""
