@@ -49,6 +49,11 @@ async def take(client: Client, count: int) -> list[Event]:
         return [await client.receive() for _ in range(count)]
 
 
+def unsettled(bus: Bus) -> bool:
+    """Return whether *bus* has taken in a frame of which not all events are handled."""
+    return any(incoming._open for incoming in bus._node.sessions._incoming.values())
+
+
 async def fence(senders: list[Bus], receivers: list[Bus]) -> None:
     """
     Return once all that *senders* have sent to the nodes *receivers* has arrived there.

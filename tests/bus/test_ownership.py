@@ -8,6 +8,7 @@ from contextlib import aclosing
 from typing import cast
 
 import anyio
+import msgspec
 import pytest
 from anyio.abc import TaskStatus
 
@@ -324,6 +325,22 @@ async def test_g5_nobody_is_taken_for_dead_by_a_node_whose_own_renewal_was_late(
         assert a._node.lease.losses == 0
         assert b._node.lease.losses == 1
         assert not left
+
+
+async def test_g4_what_is_passed_on_comes_before_what_was_held_back_for_it(uri: str) -> None:
+    """Also where the word that it is all comes in the same frame."""
+    async with buses(uri, 2) as (a, b), b.client("bob") as bob:
+        holding = b._node.ownership.clients["bob"]
+        holding.mailbox.hold_back()
+        b._node.exchange._handovers["handover"] = holding, anyio.Event()
+        await a.send("bob", "n", "direct")
+        await fence([a], [b])
+        owner = await a.locate("bob")
+        assert owner is not None
+        passed_on = a._node.router.own_event("n", b.node, "passed on")
+        a._node.errands.pass_on(msgspec.structs.replace(passed_on, target="bob"), a.node, owner)
+        a._node.router.tell_node(b.node, exchange.HANDED_OVER, "handover")
+        assert [event.data for event in await take(bob, 2)] == ["passed on", "direct"]
 
 
 async def test_g8_a_claim_whose_answer_was_lost_is_known_after_the_next_look(uri: str) -> None:

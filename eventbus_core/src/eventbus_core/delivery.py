@@ -4,7 +4,7 @@ What becomes of the frames that arrive: to the mailboxes of those concerned, or 
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from operator import attrgetter
 from time import monotonic
@@ -22,7 +22,7 @@ from eventbus_core.log import get_logger
 from eventbus_core.losses import Gap, count_up
 from eventbus_core.mailbox import Mailbox
 from eventbus_core.names import RESERVED, is_client, is_identifier
-from eventbus_core.refusals import LEFT, Refusals
+from eventbus_core.refusals import LEFT, OWN, Refusals
 from eventbus_core.routing import NO_HANDLER, Router
 from eventbus_core.sessions import Sessions
 from eventbus_core.topics import lanes_of
@@ -160,7 +160,7 @@ class Delivery:
     def _deliver_addressed(self, events: list[Event], ready: Ready) -> None:
         """Sort the events of a frame into one chunk per mailbox: one wake-up per client, not per event."""
         chunks: dict[Mailbox, list[Event]] = {}
-        strays = 0
+        odd: list[Event] = []
         find = self._clients.get
         for event in events:
             holding = find(event.target)
@@ -171,22 +171,34 @@ class Delivery:
                 else:
                     chunks[mailbox] = [event]
             else:
-                strays += self._deliver_odd(event, ready, chunks)
+                odd.append(event)
+        strays, words = self._sort_odd(odd, ready, chunks) if odd else (0, ())
         self._put(chunks, strays, ready)
+        # What nodes tell each other comes after what they passed on before it: the end of a handover, say.
+        for word in words:
+            if not self._router.internal(word):
+                self._refusals.add(OWN, f"{word!r} is nothing that this version knows of")
 
-    def _deliver_odd(self, event: Event, ready: Ready, chunks: dict[Mailbox, list[Event]]) -> int:
-        """Deliver what is for this node itself; return 1 if it is a stray."""
-        if event.target != self._router.address:
-            self._errands.add([Stray(event, event.accepted_by(ready.header.node), ready.ticket)])
-            return 1
-        if self._router.internal(event):
-            return 0
-        mailboxes = self._subscriptions.handlers.match(event.type)
-        for mailbox in mailboxes:
-            chunks.setdefault(mailbox, []).append(copy_event(event))
-        if not mailboxes and not event.type.startswith(RESERVED):
-            self._router.report(event, event.accepted_by(ready.header.node), NO_HANDLER)
-        return 0
+    def _sort_odd(
+        self, events: Iterable[Event], ready: Ready, chunks: dict[Mailbox, list[Event]]
+    ) -> tuple[int, Sequence[Event]]:
+        """Sort what is for handlers of this node into *chunks*; return the number of strays, and words of the bus."""
+        strays: list[Stray] = []
+        words: list[Event] = []
+        for event in events:
+            if event.target != self._router.address:
+                strays.append(Stray(event, event.accepted_by(ready.header.node), ready.ticket))
+            elif event.answers is not None or event.type[:1] == RESERVED:
+                words.append(event)
+            else:
+                mailboxes = self._subscriptions.handlers.match(event.type)
+                for mailbox in mailboxes:
+                    chunks.setdefault(mailbox, []).append(copy_event(event))
+                if not mailboxes:
+                    self._router.report(event, event.accepted_by(ready.header.node), NO_HANDLER)
+        if strays:
+            self._errands.add(strays)
+        return len(strays), words
 
     def _broadcasts(self, events: list[Event]) -> Iterator[Run]:
         match = self._subscriptions.handlers.match
@@ -210,16 +222,16 @@ class Delivery:
         mean = len(ready.body) // max(1, ready.header.count)
         settled = 0
         for mailbox, events in chunks.items():
-            handled = 0 if mailbox.at_once is None else mailbox.at_once(events)
-            self.deliveries += handled
+            self.deliveries += len(events)
+            handled = 0 if mailbox.at_once is None else mailbox.at_once(events, ready.ticket)
             settled += handled
             if handled == len(events):
                 continue
             del events[:handled]
             if not mailbox.closed:
-                self.deliveries += len(events)
                 mailbox.put(events, mean * len(events), ready.ticket)
-            else:  # by what the same frame had to say, or by who handled it
+            else:  # by who handled what came before
+                self.deliveries -= len(events)
                 settled += self._astray(events, ready)
         if settled:
             ready.ticket.settle(settled)
@@ -233,7 +245,8 @@ class Delivery:
                 strays.append(Stray(event, origin, ready.ticket))
             else:
                 self._router.unhandled(event, origin)
-        self._errands.add(strays)
+        if strays:
+            self._errands.add(strays)
         return len(events) - len(strays)
 
     def _tell(self, gap: Gap) -> None:

@@ -16,6 +16,7 @@ from anyio.lowlevel import checkpoint
 
 from eventbus_core.errors import EventBusError
 from eventbus_core.event import Event
+from eventbus_core.incoming import Ticket
 from eventbus_core.log import get_logger
 from eventbus_core.losses import LOSS, loss_of
 from eventbus_core.mailbox import Mailbox
@@ -214,8 +215,8 @@ class Handler:
                     return
         self._context.ready(self)
 
-    def _handle_at_once(self, events: list[Event]) -> int:
-        """Handle *events* of another node without a stay in the mailbox, as far as possible; return how many."""
+    def _handle_at_once(self, events: list[Event], ticket: Ticket | None) -> int:
+        """Handle *events* without a stay in the mailbox, as far as possible; see ``Mailbox.at_once``."""
         # What comes to one client is mostly a single event or a few: what it takes to queue them would cost more.
         context, function, mailbox = self._context, self.function, self.mailbox
         if self._running or not self._plain or mailbox.holds_back:
@@ -237,6 +238,9 @@ class Handler:
                 self._failed(event, _ended_itself(self.name, error))
             else:
                 if result is not None and self._goes_on(event, result):
+                    if not mailbox.closed:
+                        handled -= 1
+                        mailbox.occupy(events.pop(handled), ticket)
                     return handled
         if mailbox.count:  # by the function itself, say in a task that began at once
             context.ready(self)
@@ -252,7 +256,6 @@ class Handler:
         if not inspect.isawaitable(result):
             return False
         self._plain = False
-        self.mailbox.occupy()
         self._context.start(partial(self._run, event, result))
         return True
 

@@ -59,8 +59,9 @@ class Mailbox:
     Attributes:
         overflow: ``drop_oldest``, ``drop_newest``, or ``close``: then *on_full* is called, if there is one.
         on_full: called when too much waits; it is to :meth:`close`.
-        at_once: has the consumer handle events that come from another node, if it can do so at once and nothing waits
-            before them; returns how many it handled, and the rest is to be :meth:`put` here. ``None``: it cannot.
+        at_once: has the consumer handle events that come from another node, on a ticket, if it can do so at once and
+            nothing waits before them; takes away those that it still has in hand, and returns how many of the others it
+            has handled: the rest is to be :meth:`put` here. ``None``: it cannot.
         closed: whether :meth:`close` was called.
     """
 
@@ -90,7 +91,7 @@ class Mailbox:
         self.wake = wake  # called when the first event comes into the empty mailbox
         self.overflow = overflow or shared.options.overflow
         self.on_full: Callable[[], None] | None = None
-        self.at_once: Callable[[list[Event]], int] | None = None
+        self.at_once: Callable[[list[Event], Ticket | None], int] | None = None
         self._chunks: deque[Chunk] | None = None
         self._current: Chunk | None = None
         self._rest: Iterator[Event] = NOTHING  # of the current chunk
@@ -151,10 +152,10 @@ class Mailbox:
         """Whether what is forwarded is to come before what is sent here directly, see :meth:`hold_back`."""
         return self._behind is not None
 
-    def occupy(self) -> None:
-        """Count as busy until the consumer asks for the :meth:`next` event; once closed, there is none to ask for."""
-        if not self.closed:
-            self._shared.busy.add(self)
+    def occupy(self, event: Event, ticket: Ticket | None) -> None:
+        """Count *event*, which was not :meth:`put` here, as one that the consumer has and is still to handle."""
+        self._current = Chunk([event], 0, ticket, None if ticket is None else ticket.node, self._shared.now)
+        self._shared.busy.add(self)
 
     def hold_back(self) -> None:
         """Let what is forwarded come before what is sent here directly, until :meth:`let_through`."""
