@@ -577,9 +577,15 @@ async def test_a_plain_function_that_returns_something_to_await_is_waited_for(ur
         assert not unsettled(b)
 
 
-async def test_plain_functions_leave_others_a_chance_however_much_comes_together(uri: str) -> None:
+@pytest.mark.parametrize(
+    ("size", "bound"),
+    [pytest.param(0, 2 * (6 + 5 + AT_A_TIME), id="in-a-frame"), pytest.param(1024, 2 * 6, id="a-frame-each")],
+)
+async def test_plain_functions_leave_others_a_chance_however_much_comes_together(
+    uri: str, size: int, bound: int
+) -> None:
     """Another task has its step after a turn of the reader and one of the task that calls them, at the latest two."""
-    async with buses(uri, 2) as (a, b):
+    async with buses(uri, 2, frame_size=128 * 1024 if size == 0 else size) as (a, b):
         called = most = total = 0
 
         @b.on("n")
@@ -590,14 +596,14 @@ async def test_plain_functions_leave_others_a_chance_however_much_comes_together
             sleep(TURN / 5)
 
         await b.ready()
-        for number in range(200):
-            await a.publish("n", number)
+        for _ in range(200):
+            await a.publish("n", bytes(size))
         with anyio.fail_after(DEADLINE):
             while total < 200:
                 called = 0
                 await anyio.lowlevel.checkpoint()
                 most = max(most, called)
-        assert most <= 2 * (6 + 5 + AT_A_TIME)
+        assert most <= bound
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])

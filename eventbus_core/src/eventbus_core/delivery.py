@@ -101,9 +101,10 @@ class Delivery:
                     self._on_interrupted()
                     self._sessions.interrupted()
                 frames += 1
-                if self.events - turn >= EVENTS_PER_TURN or frames >= FRAMES_PER_TURN:
+                if self.events - turn >= EVENTS_PER_TURN or frames >= FRAMES_PER_TURN or self._handlers.over():
                     turn, frames = self.events, 0
                     await checkpoint()
+                    self._handlers.until = 0.0
         finally:
             if isinstance(items, AsyncGenerator):
                 await items.aclose()

@@ -89,16 +89,21 @@ class HandlerContext:
 
     def attend(self) -> None:
         """
-        Begin a turn: who fills mailboxes from now on calls :meth:`work` in the end.
+        Go on with the turn, or begin one if the last is over: who fills mailboxes now calls :meth:`work` in the end.
 
         That saves the switch to another task, and finds the events in the cache of the processor.
         """
         self._attended = True
-        self.until = monotonic() + TURN
+        if self.over():
+            self.until = monotonic() + TURN
+
+    def over(self) -> bool:
+        """Return whether the turn is over: others are to have a chance."""
+        return monotonic() >= self.until
 
     def work(self) -> None:
         """Call plain functions for what is in their mailboxes, as far as the turn goes, and for the rest soon."""
-        while self._ready and monotonic() < self.until:
+        while self._ready and not self.over():
             self._ready.popleft().take_turn()
         self._attended = False
         if self._ready:
