@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from functools import partial
 from time import monotonic
 from types import CoroutineType
@@ -27,8 +27,6 @@ logger = get_logger("eventbus")
 
 TURN: Final = 0.005
 """Seconds for which plain functions are called before others have a chance."""
-AT_A_TIME: Final = 16
-"""Events of one mailbox after which the end of the turn is looked for."""
 EVENTS_PER_TURN: Final = 256
 """Events after which a function that is waited for gives others a chance."""
 LOG_EVERY: Final = 1.0
@@ -189,64 +187,43 @@ class Handler:
         self.local = local
         self.before: Callable[[], None] | None = None
         self.mailbox = Mailbox(context.mailboxes, self._wake, overflow)
-        self.mailbox.at_once = self._handle_at_once
         self._context = context
         self._decoder = None if data is None else msgspec.msgpack.Decoder(data)
         self._more: anyio.Event | None = None
         called = function, type(function).__call__  # of an object that can be called, its method
         self._plain = not any(map(inspect.iscoroutinefunction, called))
+        if self._plain:
+            self.mailbox.at_once = self._handle_at_once
         self._running = False
 
     def take_turn(self) -> None:
-        """Handle what is in the mailbox, but not too much at a time."""
-        # The usual event takes no call of ours but that of the mailbox; so the loop below is not shared with the next.
-        next_event, function = self.mailbox.next, self.function
-        for _ in range(AT_A_TIME):
-            event = next_event()
-            if event is None:
-                self._running = False
-                self._context.retired(self)
+        """Handle what is in the mailbox, as far as the turn goes."""
+        mailbox, context = self.mailbox, self._context
+        until = min(context.until, context.mailboxes.fresh_until)
+        while (events := mailbox.take()) is not None:
+            self._handle(events, mailbox.sender, until)
+            if not self._plain:
                 return
-            try:
-                if (self.before or self._decoder or event.type == LOSS) and not self._prepare(event):
-                    continue
-                result = function(event)
-            except Exception as error:
-                self._failed(event, error)
-            except anyio.get_cancelled_exc_class() as error:  # its own doing: nothing was awaited
-                self._failed(event, _ended_itself(self.name, error))
-            else:
-                if result is not None and self._goes_on(event, result):
-                    return
-        self._context.ready(self)
+            if context.over():
+                context.ready(self)
+                return
+        self._running = False
+        context.retired(self)
 
     def _handle_at_once(self, events: list[Event], ticket: Ticket | None) -> int:
         """Handle *events* without a stay in the mailbox, as far as possible; see ``Mailbox.at_once``."""
         # What comes to one client is mostly a single event or a few: what it takes to queue them would cost more.
-        context, function, mailbox = self._context, self.function, self.mailbox
-        if self._running or not self._plain or mailbox.holds_back:
+        mailbox, context = self.mailbox, self._context
+        until = min(context.until, context.mailboxes.fresh_until)
+        if self._running or mailbox.closed or mailbox.holds_back or monotonic() > until:
             return 0
         self._running = True
-        handled = 0
-        until = min(context.until, context.mailboxes.fresh_until)
-        for event in events:
-            if event.expires is not None or monotonic() > until or mailbox.closed:
-                break
-            handled += 1
-            try:
-                if (self.before or self._decoder) and not self._prepare(event):
-                    continue
-                result = function(event)
-            except Exception as error:
-                self._failed(event, error)
-            except anyio.get_cancelled_exc_class() as error:  # its own doing: nothing was awaited
-                self._failed(event, _ended_itself(self.name, error))
-            else:
-                if result is not None and self._goes_on(event, result):
-                    if not mailbox.closed:
-                        handled -= 1
-                        mailbox.occupy(events.pop(handled), ticket)
-                    return handled
+        handled = self._handle(events, None if ticket is None else ticket.node, until)
+        if not self._plain:
+            if not mailbox.closed:
+                handled -= 1
+                mailbox.occupy(events.pop(handled), ticket)
+            return handled
         if mailbox.count:  # by the function itself, say in a task that began at once
             context.ready(self)
             return handled
@@ -256,11 +233,40 @@ class Handler:
             context.mailboxes.rest(mailbox)
         return handled
 
+    def _handle(self, events: Iterable[Event], sender: str | None, until: float) -> int:
+        """
+        Call the function for *events* of *sender*, for at least one of them; return for how many.
+
+        It ends with the events, at *until*, with the mailbox, and with an event of which more is to be done in a task:
+        then the function is not plain any more.
+        """
+        function, mailbox = self.function, self.mailbox
+        prepare = self.before is not None or self._decoder is not None
+        handled = 0
+        for event in events:
+            handled += 1
+            try:
+                if event.expires is not None and mailbox.expired(event, sender):
+                    continue
+                if (prepare or event.type is LOSS) and not self._prepare(event):
+                    continue
+                result = function(event)
+            except Exception as error:
+                self._failed(event, error)
+            except anyio.get_cancelled_exc_class() as error:  # its own doing: nothing was awaited
+                self._failed(event, _ended_itself(self.name, error))
+            else:
+                if result is not None and self._goes_on(event, result):
+                    break
+            if mailbox.closed or monotonic() > until:
+                break
+        return handled
+
     def _goes_on(self, event: Event, result: object) -> bool:
         """Go on in a task if *result* is to be awaited: the function is not plain after all; return whether it is."""
         if not inspect.isawaitable(result):
             return False
-        self._plain = False
+        self._plain, self.mailbox.at_once = False, None
         self._context.start(partial(self._run, event, result))
         return True
 

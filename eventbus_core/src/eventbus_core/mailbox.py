@@ -183,33 +183,61 @@ class Mailbox:
         that were lost comes one whose data is a :class:`Dropped` or a :class:`Gap`. Events that have
         expired are passed over, and reported.
         """
-        # This is done for every event, so the usual one costs a look at the clock and a step of an iterator.
-        if monotonic() > self._shared.fresh_until and self._shared.stale():
-            self._shared.freeze(self)
+        # This is done for every event that is waited for, so the usual one costs a look at the clock and a step.
+        if monotonic() > self._shared.fresh_until and self._stale():
             return None
-        event = next(self._rest, None) or self._next_chunk()
-        while event is not None and event.expires is not None and event.expires < time():
-            self._shared.on_dropped([event], self._current.sender if self._current else None, EXPIRED)
-            event = next(self._rest, None) or self._next_chunk()
+        event = next(self._rest, None) or next(self._next_chunk(), None)
+        while event is not None and event.expires is not None and self.expired(event, self.sender):
+            event = next(self._rest, None) or next(self._next_chunk(), None)
         return event
 
-    def _next_chunk(self) -> Event | None:
-        """Settle the current chunk, which is at its end, and return the first event of the next."""
+    def take(self) -> Iterator[Event] | None:
+        """
+        Return the next events as far as they came together, or ``None`` if there are none now.
+
+        What is not taken from the iterator stays in the mailbox, and to ask again is to say that what was taken has
+        been handled. Those that have expired are among them: see :meth:`expired`.
+        """
+        if monotonic() > self._shared.fresh_until and self._stale():
+            return None
+        events = self._rest if length_hint(self._rest) else self._next_chunk()
+        return None if events is NOTHING else events
+
+    @property
+    def sender(self) -> str | None:
+        """The node that sent the event that was taken last, if another."""
+        return None if self._current is None else self._current.sender
+
+    def expired(self, event: Event, sender: str | None) -> bool:
+        """Return whether the time of *event*, which came from *sender*, is over; if it is, report it."""
+        if event.expires is None or event.expires >= time():
+            return False
+        self._shared.on_dropped([event], sender, EXPIRED)
+        return True
+
+    def _stale(self) -> bool:
+        if self._shared.stale():
+            self._shared.freeze(self)
+            return True
+        return False
+
+    def _next_chunk(self) -> Iterator[Event]:
+        """Settle the current chunk, which is at its end, and return the events of the next, or word of a loss."""
         if self._current is not None:
             self._current.settle()
             self._current = None
         losses = self._chunks[0].losses if self._chunks else self._losses
         if losses:
-            return loss_event(take_one(losses))
+            return iter((loss_event(take_one(losses)),))
         if not self._chunks:
             self._lagging = False
             self._shared.rest(self)
-            return None
+            return NOTHING
         self._current = chunk = self._chunks.popleft()
         self._rest = iter(chunk.events)
         self._forget(chunk, len(chunk.events), chunk.size)
         self._let_in()
-        return next(self._rest)
+        return self._rest
 
     def stop_holding_up(self, before: float) -> None:
         """Give back the credit of all events if the oldest came before that time."""
