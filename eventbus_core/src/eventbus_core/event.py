@@ -15,10 +15,15 @@ T = TypeVar("T")
 Into: TypeAlias = type[T]
 
 _encode = encode_unread = msgspec.msgpack.Encoder().encode
-"""What :func:`encode_event` does for an event whose data nobody has read, without a frame of Python's."""
+"""
+What :func:`encode_event` does for an event whose data nobody has read, without a frame of Python's.
+
+It takes a tuple, too, of the fields of an event up to the last one that has not its default, with the data itself in
+the place of ``raw``; and raises one of ``UNSENDABLE`` if MessagePack cannot hold that.
+"""
 _decode = msgspec.msgpack.Decoder().decode
 _FAULTS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-_UNSENDABLE = (TypeError, ValueError, OverflowError, RecursionError)
+UNSENDABLE = (TypeError, ValueError, OverflowError, RecursionError)
 
 
 class Event(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -121,29 +126,6 @@ def encode_event(event: Event) -> bytes:
     return _encode(event if decoded is None else replace(event, _data=None))
 
 
-def encode_sent(
-    type: str,
-    source: str,
-    target: str,
-    id: str,
-    data: object,
-    headers: dict[str, str] | None,
-    epoch: int,
-    expires: float | None,
-) -> bytes | None:
-    """
-    Return a new event with such *data* as :func:`encode_event` does, or ``None`` if MessagePack cannot hold the data.
-
-    Fields at the end that have their defaults are left out.
-    """
-    try:
-        if expires is None:
-            return _encode((type, source, target, id, data, headers, epoch))
-        return _encode((type, source, target, id, data, headers, epoch, 0, None, None, None, expires))
-    except _UNSENDABLE:
-        return None
-
-
 def decode_event(encoded: bytes) -> Event:
     """Return the event that :func:`encode_event` encoded."""
     return msgspec.msgpack.decode(encoded, type=Event)
@@ -159,7 +141,7 @@ def encode_data(data: object, limit: int) -> bytes:
     """
     try:
         raw = _encode(data)
-    except _UNSENDABLE as error:
+    except UNSENDABLE as error:
         path, value, reason = _find_fault(data, "data", error)
         raise EventDataError(
             f"{path} cannot be sent: {reason} ({_short(value)}); send text, numbers, bytes, None, dates, lists, "
@@ -207,7 +189,7 @@ def _find_fault(value: Any, path: str, error: Exception, depth: int = 32) -> tup
         for step, child in _children(value):
             try:
                 _encode(child)
-            except _UNSENDABLE as cause:
+            except UNSENDABLE as cause:
                 return _find_fault(child, f"{path}{step}", cause, depth - 1)
     return path, value, error
 

@@ -20,6 +20,7 @@ from msgspec.structs import replace
 from eventbus_core.asking import AskingDirectory
 from eventbus_core.errors import ClientNotFound, TransportUnavailable
 from eventbus_core.event import Event, copy_event, encode_event, encode_unread
+from eventbus_core.holding import Holding
 from eventbus_core.lease import Lease
 from eventbus_core.losses import Undeliverable
 from eventbus_core.mailbox import Mailbox
@@ -122,17 +123,21 @@ class Router:
         """
         holding = self.clients.get(event.target)
         if holding is not None:
-            if holding.mailbox.add(event, size):
-                self.accepted += 1
-                self.local += 1
+            if self.put(holding, event, size):
                 return None
-        elif route is not None and route.queue.size < self.outbox.limit:
-            self.outbox.add(route.queue, encode_unread(event))
-            self.accepted += 1
+        elif route is not None and self.put_out(route, encode_unread(event)):
             return None
         return self._send_slowly(event, size)
 
-    def send_encoded(self, event: bytes, route: Route) -> bool:
+    def put(self, holding: Holding, event: Event, size: int) -> bool:
+        """Send to a client of this node if there is room; return whether there was."""
+        if not holding.mailbox.add(event, size):
+            return False
+        self.accepted += 1
+        self.local += 1
+        return True
+
+    def put_out(self, route: Route, event: bytes) -> bool:
         """Send an encoded *event* by *route* if there is room; return whether there was."""
         queue = route.queue
         if queue.size >= self.outbox.limit:

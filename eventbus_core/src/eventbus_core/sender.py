@@ -9,7 +9,8 @@ from typing import TypeAlias
 from msgspec import Raw
 
 from eventbus_core.errors import EventBusError, EventTooLarge, RequestTimeout
-from eventbus_core.event import Event, check_headers, encode_data, encode_sent
+from eventbus_core.event import UNSENDABLE, Event, check_headers, encode_data, encode_unread
+from eventbus_core.holding import Holding
 from eventbus_core.names import EVERYONE, check_address, check_topic, known_topic, topic_address
 from eventbus_core.options import check_seconds
 from eventbus_core.requests import Requests
@@ -52,18 +53,20 @@ class Sender:
         expires: float | None = None,
     ) -> Wait:
         """Send to a client or a node, in the name of *source*."""
-        # Nearly every event goes this way: through _event, Router.send and Mailbox.add, or through _send_away,
-        # Router.send_encoded and Outbox.add. So there is one look-up for the client and one for the route, and
-        # nothing is awaited that need not wait.
+        # Nearly every event goes this way: through _send_here, Router.put and Mailbox.add, or through _send_away,
+        # Router.put_out and Outbox.add. Nothing is awaited that need not wait.
         if target.__class__ is not str:
             target = check_address(target)
         type = known_topic(type) if type.__class__ is str else check_topic(type)
+        if headers is None and expires is None and self.open:
+            if (holding := self._clients.get(target)) is not None:
+                return self._send_here(holding, source, target, type, data)
+            if (route := self._routes.get(target)) is not None:
+                return self._send_away(route, source, target, type, data)
+        route = None if target in self._clients else self._routes.get(target)
         until = None if expires is None else _until(expires)
-        route = self._routes.get(target)
-        if route is not None and target not in self._clients:
-            return self._send_away(source, target, type, data, headers, until, route)
-        event, size = self._event(source, target, type, data, headers, None, until)
-        return self._router.send(event, size, None)
+        event, size = self._event(source, target, type, data, headers, route, until)
+        return self._router.send(event, size, route)
 
     def publish(self, source: str, topic: str, data: object, headers: Headers | None) -> Wait:
         """Publish to a topic, in the name of *source*."""
@@ -112,25 +115,21 @@ class Sender:
         event, size = self._event(source, request.reply_to, request.type, data, headers, route, None, None, request.id)
         return self._router.send(event, size, route)
 
-    def _send_away(
-        self,
-        source: str,
-        target: str,
-        type: str,
-        data: object,
-        headers: Headers | None,
-        expires: float | None,
-        route: Route,
-    ) -> Wait:
+    def _send_here(self, holding: Holding, source: str, target: str, type: str, data: object) -> Wait:
+        raw = encode_data(data, self._largest)
+        event, size = Event(type, source, target, self._router.next_id(), Raw(raw)), len(raw)
+        return None if self._router.put(holding, event, size) else self._router.send(event, size, None)
+
+    def _send_away(self, route: Route, source: str, target: str, type: str, data: object) -> Wait:
         """Send by *route*: the event is encoded with its data in one go, for half of what both would take."""
-        if not self.open:
-            raise not_open()
-        text = None if headers is None else check_headers(headers)[0]
-        encoded = encode_sent(type, source, target, self._router.next_id(), data, text, route.epoch, expires)
-        if encoded is not None and len(encoded) <= self._largest and self._router.send_encoded(encoded, route):
+        try:
+            encoded = encode_unread((type, source, target, self._router.next_id(), data, None, route.epoch))
+        except UNSENDABLE:
+            encoded = None
+        if encoded is not None and len(encoded) <= self._largest and self._router.put_out(route, encoded):
             return None
         # There is no room, or something about the data is to be said.
-        event, size = self._event(source, target, type, data, headers, route, expires)
+        event, size = self._event(source, target, type, data, None, route)
         return self._router.send(event, size, route)
 
     def _event(
