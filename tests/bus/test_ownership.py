@@ -301,7 +301,7 @@ async def test_g5_nobody_is_taken_for_dead_by_a_node_whose_own_renewal_was_late(
     uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A broker that hangs may end the leases of some and not of others: those that are left wait for the rest."""
-    async with buses(uri, 2, lease=1.0, presence=True) as (a, b), b.client("bob") as bob, tasks() as group:
+    async with buses(uri, 2, lease=3.0, presence=True) as (a, b), b.client("bob") as bob, tasks() as group:
         a.on("$sys.node.left")(left := Hooked())
         goes_on = {}
         for bus in (a, b):
