@@ -16,6 +16,7 @@ from eventbus_core.client import Client
 from eventbus_core.errors import BusClosed, ClientAlreadyClaimed, ClientNotFound, ClientTakenOver, RequestFailed
 from eventbus_core.event import Event
 from eventbus_core.testing import operations, waiting
+from eventbus_core.testing.fences import Fences, is_fence
 from eventbus_core.testing.hosts import Host, fresh_namespace
 from eventbus_core.testing.inbox import Reader
 from eventbus_core.testing.model import Letter, Model, Receiver
@@ -32,6 +33,7 @@ class World:
     def __init__(self, uri: str, group: TaskGroup, *, faults: bool = False, **options: object) -> None:
         self.model = Model()
         self.records = Records(self.model)
+        self._fences = Fences()
         self._uri = uri
         self._group = group
         self._faults = faults
@@ -117,6 +119,7 @@ class World:
     async def _(self, operation: operations.Subscribe) -> None:
         if handle := self.model.handles.get(operation.client):
             await self.records.settled()
+            await self._passed(handle.node)
             await self._clients[operation.client].subscribe(operation.pattern)
             handle.patterns.add(operation.pattern)
 
@@ -132,10 +135,13 @@ class World:
         if operation.node not in self.model.nodes:
             return
         await self.records.settled()
+        await self._passed(operation.node)
         handler = self.model.on(operation.node, operation.pattern, operation.local)
         bus = self._bus(operation.node)
 
         async def handle(event: Event) -> None:
+            if is_fence(event):
+                return
             if event.reply_to is not None:
                 await bus.reply(event, event.data)
             self.records.record(handler.receiver, event)
@@ -177,6 +183,7 @@ class World:
             topic = operation.topic
             letter, data = self._letter(operation.node, sender, f"#{topic}", topic, operation.value)
             self.model.publish(letter)
+            self._fences.sent(operation.node, topic, self.model.nodes)
             await sender.publish(topic, data, headers={"n": str(letter.number)})
             spoil(data)
 
@@ -186,6 +193,7 @@ class World:
             bus = self._bus(operation.node)
             letter, data = self._letter(operation.node, bus, "*", operation.type, operation.value)
             self.model.broadcast(letter, operation.include_self)
+            self._fences.sent(operation.node, None, self.model.nodes)
             await bus.broadcast(operation.type, data, include_self=operation.include_self)
             spoil(data)
 
@@ -278,6 +286,10 @@ class World:
         else:
             assert [other.id for other in await self._bus(node).nodes()] == sorted(self.model.nodes)
 
+    async def _passed(self, node: str) -> None:
+        """Return once nothing is on its way to *node* of what was sent to those who were there so far."""
+        await self._fences.passed(node, {name: host.bus for name, host in self._hosts.items()})
+
     def _bus(self, node: str) -> Bus:
         return self._hosts[node].bus
 
@@ -295,6 +307,8 @@ class _Recorder(Reader):
         self._receiver = receiver
 
     async def take(self, event: Event) -> None:
+        if is_fence(event):
+            return
         if event.reply_to is not None:
             await self.client.reply(event, event.data)
         self._records.record(self._receiver, event)
