@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run = commands.add_parser("run", help="measure, and record")
     run.add_argument("scenarios", nargs="*", choices=[[], *SCENARIOS], metavar="SCENARIO", help="all if none is named")
     run.add_argument("--peers", help="only these, with commas between")
-    run.add_argument("--reps", type=int, help="runs of each case (5 of those that decide, 3 of the others)")
+    run.add_argument("--reps", type=int, help="runs of each case (5 where it decides, 15 of latencies, else 3)")
     run.add_argument("--seconds", type=float, help="for which a run sends (2 and 1)")
     run.add_argument("--out", type=Path, default=RESULTS / "runs.jsonl", help="where to record (%(default)s)")
     run.add_argument("--calm", type=float, default=30.0, help="how long to wait for a calm machine before a run (30)")
