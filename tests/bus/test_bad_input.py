@@ -427,3 +427,14 @@ async def test_g12_a_row_of_the_directory_that_is_garbage_is_nobodys_claim(redis
             await a.send("bob", "n", 1)
             assert [event.data for event in await take(bob, 1)] == [1]
         assert await a.locate("bob") is None
+
+
+async def test_g12_what_cannot_be_sent_is_refused_also_where_the_way_to_another_node_is_known(uri: str) -> None:
+    async with buses(uri, 2, max_event_size=1024) as (a, b), b.client("bob") as bob:
+        await a.send("bob", "n", b"first")
+        with pytest.raises(EventDataError, match="data cannot be sent"):
+            await a.send("bob", "n", object())
+        with pytest.raises(EventTooLarge):
+            await a.send("bob", "n", bytes(1025))
+        await a.send("bob", "n", bytes(1000))  # with what is about it, it takes more than that
+        assert [event.data for event in await take(bob, 2)] == [b"first", bytes(1000)]

@@ -311,6 +311,16 @@ def test_g10_a_gap_keeps_its_place_behind_what_is_held_back() -> None:
     assert [event.data for event in iter(mailbox.next, None)] == [0, 1, gap, 2]
 
 
+def test_g4_what_is_held_back_stays_behind_though_something_forwarded_came_with_it() -> None:
+    mailbox = Mailbox(Mailboxes(BusOptions(lease=3600), monotonic(), lambda *_: None), lambda: None)
+    mailbox.hold_back()
+    mailbox.put([_event(1)], KIB, None)
+    mailbox.put([replace(_event(0), hops=1), _event(2)], 2 * KIB, None)
+    assert mailbox.count == 1
+    mailbox.let_through()
+    assert [event.data for event in iter(mailbox.next, None)] == [0, 1, 2]
+
+
 def test_g11_a_node_that_is_slow_as_a_whole_lets_its_senders_be_less_ahead() -> None:
     """Where events are late and no mailbox gets empty: half as much each time, more again once one has caught up."""
     start = monotonic()

@@ -13,7 +13,7 @@ import pytest
 from anyio.abc import TaskStatus
 
 import eventbus
-from eventbus import BusClosed, ClientNotFound, ClientTakenOver
+from eventbus import BusClosed, ClientNotFound, ClientTakenOver, TransportUnavailable
 from eventbus_core import Claim, Frame, Interrupted, Node, Owner, TransportURI, exchange, node_partition, register
 from eventbus_memory import MemoryTransport
 from tests.bus.support import DEADLINE, Hooked, Host, Inbox, WithoutDirectory, buses, fence, read, take, tasks, until
@@ -94,6 +94,21 @@ async def test_g5_an_expired_event_is_reported_and_not_handled(uri: str, near: b
         start = time.time()
         await until(lambda: time.time() > start + 0.01)
         assert [event.type for event in await take(bob, 1)] == ["long"]
+        await until(lambda: len(lost) == 1)
+        assert (lost[0].type, lost[0].reason) == ("short", "expired")
+
+
+@pytest.mark.parametrize("near", [True, False], ids=["near", "far"])
+async def test_g5_an_event_that_expired_before_its_function_was_called_is_reported(uri: str, near: bool) -> None:
+    inbox, lost = Inbox(), Hooked()
+    async with buses(uri, 2) as nodes, nodes[1].client("bob", handler=inbox):
+        sender = nodes[1 if near else 0]
+        sender.on_undeliverable(lost)
+        await sender.send("bob", "first")
+        await inbox.got(1)
+        await sender.send("bob", "short", expires=1e-6)
+        await sender.send("bob", "long", expires=60.0)
+        assert [event.type for event in await inbox.got(2)] == ["first", "long"]
         await until(lambda: len(lost) == 1)
         assert (lost[0].type, lost[0].reason) == ("short", "expired")
 
@@ -315,16 +330,58 @@ async def test_g5_nobody_is_taken_for_dead_by_a_node_whose_own_renewal_was_late(
             monkeypatch.setattr(bus._node.directory, "renew", late)
         await until(a._node.router.doubtful, "the renewal is late")
         await b._node.directory.leave()  # as if its lease had ended
+        looked = Hooked()
+        locate = a._node.directory.locate
+
+        async def look(clients: Sequence[str]) -> Sequence[Owner | None]:
+            looked(clients)
+            return await locate(clients)
+
+        monkeypatch.setattr(a._node.ownership.lookups, "_call", look)
         group.start_soon(a.send, "bob", "n", 1)
         goes_on[a].set()
         await until(lambda: not a._node.lease._overdue(), "the lease is renewed")
         group.start_soon(a.send, "bob", "n", 2)
-        await anyio.wait_all_tasks_blocked()
+        before = len(looked)
+        await until(lambda: len(looked) > before + 2, "it is looked for again and again")
         goes_on[b].set()
         assert sorted(event.data for event in await take(bob, 2)) == [1, 2]
         assert a._node.lease.losses == 0
         assert b._node.lease.losses == 1
         assert not left
+
+
+@pytest.mark.parametrize("uri", ["memory"], indirect=True)
+async def test_a_renewal_that_failed_is_tried_again_before_there_is_a_doubt(
+    uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with buses(uri, 1, lease=1.5) as (bus,):
+        renew, doubts = bus._node.directory.renew, Hooked()
+
+        async def fail_once() -> bool:
+            doubts(bus._node.router.doubtful())
+            if len(doubts) == 1:
+                raise TransportUnavailable("once")
+            return await renew()
+
+        monkeypatch.setattr(bus._node.directory, "renew", fail_once)
+        await until(lambda: len(doubts) == 3)
+        assert doubts == [False] * 3
+
+
+async def test_g5_a_node_that_closes_in_doubt_reports_what_waited_for_its_clients(uri: str) -> None:
+    lost = Hooked()
+    async with buses(uri, 1, lease=DEADLINE) as (a,), tasks() as group:
+        a.on_undeliverable(lost)
+        host = Host(uri, namespace=a.namespace, node="closing", lease=DEADLINE)
+        b = await host.open(group)
+        await b.client("bob").__aenter__()
+        await a.send("bob", "n")
+        await fence([a], [b])
+        b._node.lease.distrust()
+        await host.close()
+        await until(lambda: len(lost) == 1)
+        assert (lost[0].target, lost[0].reason) == ("bob", "client gone")
 
 
 async def test_g4_what_is_passed_on_comes_before_what_was_held_back_for_it(uri: str) -> None:

@@ -103,3 +103,12 @@ def test_a_node_that_is_not_there_itself_says_nothing() -> None:
     deaths = Deaths("b", 9.0)
     deaths.look(live(a=2, b=2), 0, 0)
     assert deaths.look([], 3, 3) == []
+
+
+def test_in_doubt_nobody_is_said_to_be_dead_and_who_left_meanwhile_is_not_said_so_afterwards() -> None:
+    """Who is still gone once the directory is to be trusted again is; who left while its lease was good is not."""
+    deaths = Deaths("a", 9.0)
+    deaths.look(live(a=9, x=2, y=9, z=2), 0, 0)
+    assert deaths.look(live(a=9, y=9), 3, 3, doubtful=True) == []
+    assert deaths.look(live(a=9, z=9), 6, 6, doubtful=True) == []
+    assert deaths.look(live(a=9, z=9), 12, 12) == ["x"]

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventbus_core.errors import EventDataError, EventTooLarge
-from eventbus_core.event import UNSENDABLE, Event, check_headers, decode_event, encode_data, encode_event, encode_unread
+from eventbus_core.event import Event, check_headers, decode_event, encode_data, encode_event, encode_unread
 from tests import strategies
 
 LIMIT = 1024 * 1024
@@ -66,11 +66,6 @@ def test_an_event_that_is_encoded_with_its_data_in_one_go_is_the_same_to_who_rea
     new = (event.type, event.source, event.target, event.id)
     raw = msgspec.Raw(encode_data(data, LIMIT))
     assert decode_event(encode_unread((*new, data, None, event.epoch))) == Event(*new, raw, epoch=event.epoch)
-
-
-def test_data_that_cannot_be_sent_makes_no_encoded_event() -> None:
-    with pytest.raises(UNSENDABLE):
-        encode_unread(("type", "@node", "target", "1", Opaque(), None, 0))
 
 
 @given(strategies.events)

@@ -104,7 +104,6 @@ class Delivery:
                 if self.events - turn >= EVENTS_PER_TURN or frames >= FRAMES_PER_TURN or self._handlers.over():
                     turn, frames = self.events, 0
                     await checkpoint()
-                    self._handlers.until = 0.0
         finally:
             if isinstance(items, AsyncGenerator):
                 await items.aclose()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from functools import partial
 from time import monotonic
 from types import CoroutineType
 from typing import Any, Final, TypeAlias
@@ -160,6 +159,7 @@ class Handler:
     """
 
     __slots__ = (
+        "_begun",
         "_context",
         "_decoder",
         "_more",
@@ -188,6 +188,7 @@ class Handler:
         self.before: Callable[[], None] | None = None
         self.mailbox = Mailbox(context.mailboxes, self._wake, overflow)
         self._context = context
+        self._begun: tuple[Event | None, object] = None, None  # and what the function, not plain after all, returned
         self._decoder = None if data is None else msgspec.msgpack.Decoder(data)
         self._more: anyio.Event | None = None
         called = function, type(function).__call__  # of an object that can be called, its method
@@ -199,10 +200,10 @@ class Handler:
     def take_turn(self) -> None:
         """Handle what is in the mailbox, as far as the turn goes."""
         mailbox, context = self.mailbox, self._context
-        until = min(context.until, context.mailboxes.fresh_until)
         while (events := mailbox.take()) is not None:
-            self._handle(events, mailbox.sender, until)
+            self._handle(events, mailbox.sender)
             if not self._plain:
+                context.start(self._run)
                 return
             if context.over():
                 context.ready(self)
@@ -218,11 +219,12 @@ class Handler:
         if self._running or mailbox.closed or mailbox.holds_back or monotonic() > until:
             return 0
         self._running = True
-        handled = self._handle(events, None if ticket is None else ticket.node, until)
+        handled = self._handle(events, None if ticket is None else ticket.node)
         if not self._plain:
             if not mailbox.closed:
                 handled -= 1
                 mailbox.occupy(events.pop(handled), ticket)
+            context.start(self._run)
             return handled
         if mailbox.count:  # by the function itself, say in a task that began at once
             context.ready(self)
@@ -233,42 +235,34 @@ class Handler:
             context.mailboxes.rest(mailbox)
         return handled
 
-    def _handle(self, events: Iterable[Event], sender: str | None, until: float) -> int:
+    def _handle(self, events: Iterable[Event], sender: str | None) -> int:
         """
         Call the function for *events* of *sender*, for at least one of them; return for how many.
 
-        It ends with the events, at *until*, with the mailbox, and with an event of which more is to be done in a task:
-        then the function is not plain any more.
+        It ends with the events, the turn, or the mailbox, and with an event of which more is to be done in a task: then
+        the function is not plain any more.
         """
-        function, mailbox = self.function, self.mailbox
+        function, mailbox, until = self.function, self.mailbox, self._context.until
         prepare = self.before is not None or self._decoder is not None
         handled = 0
         for event in events:
             handled += 1
             try:
-                if event.expires is not None and mailbox.expired(event, sender):
-                    continue
-                if (prepare or event.type is LOSS) and not self._prepare(event):
-                    continue
-                result = function(event)
+                done = event.expires is not None and mailbox.expired(event, sender)
+                if not done and (prepare or event.type is LOSS):
+                    done = not self._prepare(event)
+                result = None if done else function(event)
             except Exception as error:
                 self._failed(event, error)
             except anyio.get_cancelled_exc_class() as error:  # its own doing: nothing was awaited
                 self._failed(event, _ended_itself(self.name, error))
             else:
-                if result is not None and self._goes_on(event, result):
+                if result is not None and inspect.isawaitable(result):
+                    self._plain, mailbox.at_once, self._begun = False, None, (event, result)
                     break
             if mailbox.closed or monotonic() > until:
                 break
         return handled
-
-    def _goes_on(self, event: Event, result: object) -> bool:
-        """Go on in a task if *result* is to be awaited: the function is not plain after all; return whether it is."""
-        if not inspect.isawaitable(result):
-            return False
-        self._plain, self.mailbox.at_once = False, None
-        self._context.start(partial(self._run, event, result))
-        return True
 
     def _wake(self) -> None:
         if self._more is not None:
@@ -283,9 +277,11 @@ class Handler:
         elif self._running and self.mailbox.closed:
             self._context.retire(self)
 
-    async def _run(self, event: Event | None = None, result: object = None) -> None:
-        """Handle events for ever, in a task of their own; *result* is what remains to do of *event*."""
+    async def _run(self) -> None:
+        """Handle events for ever, in a task of their own; first what remains to do of the one that was begun."""
         mailbox, function = self.mailbox, self.function
+        event, result = self._begun
+        self._begun = None, None
         handled = 0
         while True:
             if event is None:

@@ -59,9 +59,9 @@ class Lease:
         Return whether the directory may not know everybody who is there.
 
         It has lost its memory, or our own renewal was so late that others, whose turn was before ours, may have
-        lost their leases: they have one lease of time to enter again.
+        lost their leases: they have one lease of time to enter again. A node that leaves has no time to wait for them.
         """
-        return self.lost or monotonic() < self._trust_after or self._overdue()
+        return not self._over and (self.lost or monotonic() < self._trust_after or self._overdue())
 
     def distrust(self) -> None:
         """Be :meth:`doubtful` for one lease."""
@@ -89,7 +89,7 @@ class Lease:
             if self._hurry.is_set():
                 await anyio.sleep(failures * RETRY_PAUSE)
             else:
-                with anyio.move_on_after(RETRY_PAUSE if self.lost else self._seconds / RENEWALS_PER_LEASE):
+                with anyio.move_on_after(RETRY_PAUSE if self.lost or failures else self._seconds / RENEWALS_PER_LEASE):
                     await self._hurry.wait()
             if self._over:
                 return

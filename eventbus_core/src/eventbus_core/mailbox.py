@@ -120,10 +120,17 @@ class Mailbox:
         self._come(Chunk([], 0, None, None, self._shared.now, losses))
 
     def _come(self, chunk: Chunk) -> None:
-        if self._behind is not None and not any(event.hops for event in chunk.events):
-            self._behind.append(chunk)
-        else:
+        if self._behind is None:
             self._take_in(chunk)
+            return
+        passed_on = [event for event in chunk.events if event.hops]
+        if passed_on:
+            share = chunk.size * len(passed_on) // len(chunk.events)
+            self._take_in(Chunk(passed_on, share, chunk.ticket, chunk.sender, chunk.since))
+            chunk.events = [event for event in chunk.events if not event.hops]
+            chunk.size -= share
+        if chunk.events or chunk.losses:
+            self._behind.append(chunk)
 
     def full(self) -> bool:
         """Return whether a local sender should wait for room before it adds anything."""

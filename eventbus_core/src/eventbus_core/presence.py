@@ -38,8 +38,12 @@ class Deaths:
         self._ends: dict[str, float] = {}
         self._dead: dict[str, float] = {}
 
-    def look(self, nodes: Sequence[Node], asked: float, answered: float) -> list[str]:
-        """Return who died as this node has to say, by what the directory was *asked* and *answered* at these times."""
+    def look(self, nodes: Sequence[Node], asked: float, answered: float, *, doubtful: bool = False) -> list[str]:
+        """
+        Return who died as this node has to say, by what the directory was *asked* and *answered* at these times.
+
+        While it is *doubtful* whether the directory knows all, nobody: who is still gone afterwards is said then.
+        """
         alive = {node.id for node in nodes}
         if self._node not in alive:
             return []
@@ -48,7 +52,7 @@ class Deaths:
             id: since for id, since in self._dead.items() if id not in alive and answered - since <= self._lease
         }
         self._ends = {node.id: asked + node.lease_left for node in nodes}
-        if min(nodes, key=lambda node: node.incarnation).id != self._node:
+        if doubtful or min(nodes, key=lambda node: node.incarnation).id != self._node:
             return []
         dead, self._dead = list(self._dead), {}
         return dead
@@ -82,8 +86,8 @@ class Presence:
                 nodes = await self._router.directory.nodes()
             except EventBusError:
                 continue  # who keeps the lease has noticed, and told of it
-            if self._link.up and not self._router.doubtful():
-                for node in self._deaths.look(nodes, asked, monotonic()):
+            if self._link.up:
+                for node in self._deaths.look(nodes, asked, monotonic(), doubtful=self._router.doubtful()):
                     self.say(NODE_LEFT, node=node, died=True)
 
     def say(self, topic: str, **facts: object) -> None:

@@ -63,7 +63,7 @@ class Sender:
                 return self._send_here(holding, source, target, type, data)
             if (route := self._routes.get(target)) is not None:
                 return self._send_away(route, source, target, type, data)
-        route = None if target in self._clients else self._routes.get(target)
+        route = self._routes.get(target)
         until = None if expires is None else _until(expires)
         event, size = self._event(source, target, type, data, headers, route, until)
         return self._router.send(event, size, route)
