@@ -429,6 +429,17 @@ async def test_g12_a_row_of_the_directory_that_is_garbage_is_nobodys_claim(redis
         assert await a.locate("bob") is None
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_g11_what_a_namespace_leaves_on_redis_goes_of_itself(redis_uri: str) -> None:
+    """Also if it lived for so short a time that no lease was renewed."""
+    async with buses(redis_uri, 1) as (bus,), bus.client("bob"):
+        pass
+    async with redis.asyncio.from_url(redis_uri) as server:
+        left = [key async for key in server.scan_iter(f"eventbus:{bus.namespace}:*")]
+        assert left
+        assert all([await server.pttl(key) > 0 for key in left])
+
+
 async def test_g12_what_cannot_be_sent_is_refused_also_where_the_way_to_another_node_is_known(uri: str) -> None:
     async with buses(uri, 2, max_event_size=1024) as (a, b), b.client("bob") as bob:
         await a.send("bob", "n", b"first")

@@ -101,10 +101,11 @@ class RedisDirectory(Directory):
     async def enter(self, node: str, lease: float, terms: Terms) -> int:
         keys = self._keys
         microseconds = int(lease * 1_000_000)
+        host, process = socket.gethostname(), os.getpid()
         outcome, *facts = await self._run(
             "enter",
             [keys.meta, keys.nodes, keys.node + node],
-            *(node, self._token, microseconds, terms.wire_version, terms.lanes, socket.gethostname(), os.getpid()),
+            *(node, self._token, microseconds, terms.wire_version, terms.lanes, host, process, KEEP),
         )
         if outcome == b"present":
             raise NodeAlreadyPresent(node)

@@ -1,5 +1,5 @@
 -- KEYS: meta, nodes, node
--- ARGV: node, token of the process, lease, wire version, lanes, host, pid
+-- ARGV: node, token of the process, lease, wire version, lanes, host, pid, milliseconds that the keys shall stay
 -- Returns 'entered' and the incarnation, 'present', or 'mismatch', the term's name and its value here.
 local meta, nodes, node = KEYS[1], KEYS[2], KEYS[3]
 local terms = { wire_version = ARGV[4], lanes = ARGV[5] }
@@ -33,4 +33,7 @@ redis.call('ZADD', nodes, text(now + ARGV[3]), member(ARGV[1], incarnation))
 redis.call('DEL', node)
 redis.call('HSET', node, 'incarnation', incarnation, 'token', ARGV[2], 'started', text(now / 1000000),
   'host', ARGV[6], 'pid', ARGV[7], 'changes', 0)
+for _, key in ipairs(KEYS) do
+  redis.call('PEXPIRE', key, ARGV[8])
+end
 return { 'entered', incarnation }
