@@ -52,7 +52,7 @@ class _Redis:
         self.uri = server.uri
         self._server = server
         self._client = redis.Redis(port=server.port)
-        self.version = f"redis {self._info()['redis_version']}"
+        self.version = f"redis-server {self._info()['redis_version']}"
 
     def counters(self) -> Counters:
         info = self._info()

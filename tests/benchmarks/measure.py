@@ -163,4 +163,4 @@ def _shares(histogram: Histogram) -> list[float]:
 
 def _server_version(server: Broker) -> dict[str, str]:
     name, _, number = server.version.partition(" ")
-    return {name if name.endswith("-server") else f"{name}-server": number} if name else {}
+    return {name: number} if name else {}

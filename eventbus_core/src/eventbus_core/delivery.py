@@ -196,8 +196,7 @@ class Delivery:
                     chunks.setdefault(mailbox, []).append(copy_event(event))
                 if not mailboxes:
                     self._router.report(event, event.accepted_by(ready.header.node), NO_HANDLER)
-        if strays:
-            self._errands.add(strays)
+        self._errands.add(strays)
         return len(strays), words
 
     def _broadcasts(self, events: list[Event]) -> Iterator[Run]:
@@ -245,8 +244,7 @@ class Delivery:
                 strays.append(Stray(event, origin, ready.ticket))
             else:
                 self._router.unhandled(event, origin)
-        if strays:
-            self._errands.add(strays)
+        self._errands.add(strays)
         return len(events) - len(strays)
 
     def _tell(self, gap: Gap) -> None:

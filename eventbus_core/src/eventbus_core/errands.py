@@ -6,7 +6,7 @@ hold their client go after it, and who does not answer is looked for.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from time import monotonic
 from typing import Final, NamedTuple
 
@@ -100,10 +100,11 @@ class Errands:
         else:
             self.add([Stray(event, origin, None)])
 
-    def add(self, strays: Iterable[Stray]) -> None:
+    def add(self, strays: Sequence[Stray]) -> None:
         """Send *strays* of a frame after their clients."""
-        self._strays.extend(strays)
-        self._work.set()
+        if strays:
+            self._strays.extend(strays)
+            self._work.set()
 
     async def settled(self) -> None:
         """Return once all strays are on their way or reported."""

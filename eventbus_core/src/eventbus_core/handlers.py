@@ -188,7 +188,7 @@ class Handler:
         self.before: Callable[[], None] | None = None
         self.mailbox = Mailbox(context.mailboxes, self._wake, overflow)
         self._context = context
-        self._begun: tuple[Event | None, object] = None, None  # and what the function, not plain after all, returned
+        self._begun: tuple[Event | None, object] = None, None  # and what is to be awaited: it was not plain after all
         self._decoder = None if data is None else msgspec.msgpack.Decoder(data)
         self._more: anyio.Event | None = None
         called = function, type(function).__call__  # of an object that can be called, its method

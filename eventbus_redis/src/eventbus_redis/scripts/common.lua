@@ -34,3 +34,10 @@ local function alive(nodes, who)
   end
   return known[who]
 end
+
+-- Lets all KEYS go of themselves, unless somebody comes back to them in so many milliseconds.
+local function keep(milliseconds)
+  for _, key in ipairs(KEYS) do
+    redis.call('PEXPIRE', key, milliseconds)
+  end
+end

@@ -33,7 +33,5 @@ redis.call('ZADD', nodes, text(now + ARGV[3]), member(ARGV[1], incarnation))
 redis.call('DEL', node)
 redis.call('HSET', node, 'incarnation', incarnation, 'token', ARGV[2], 'started', text(now / 1000000),
   'host', ARGV[6], 'pid', ARGV[7], 'changes', 0)
-for _, key in ipairs(KEYS) do
-  redis.call('PEXPIRE', key, ARGV[8])
-end
+keep(ARGV[8])
 return { 'entered', incarnation }

@@ -13,7 +13,5 @@ if (tonumber(redis.call('HGET', node, 'changes') or 0) or 0) < tonumber(ARGV[4])
   return 0
 end
 redis.call('ZADD', nodes, 'XX', text(now + ARGV[3]), who)
-for _, key in ipairs(KEYS) do
-  redis.call('PEXPIRE', key, ARGV[5])
-end
+keep(ARGV[5])
 return 1
