@@ -1,8 +1,8 @@
 """
 Write the option tables of uris.md, from the attrs classes that parse the options.
 
-    python docs/options_table.py            # write them anew
-    python docs/options_table.py --check    # say what differs, with exit status 1 if anything does
+    python docs/options_table.py            # write the tables
+    python docs/options_table.py --check    # print the differences; exit status 1 if there are any
 """
 
 from __future__ import annotations
@@ -16,14 +16,27 @@ from typing import Any, Final, Literal, Union, get_args, get_origin, get_type_hi
 
 import attrs
 
-from eventbus_core import BusOptions, backends, load_backend
+from eventbus import backends
+from eventbus_core.api.discovery import load_backend
+from eventbus_core.backend import BusOptions
+from eventbus_core.model.retention import RetainedClients, RetainedPatterns
+from eventbus_core.model.secrets import Secrets
 
 OURS: Final = ("eventbus-core", "eventbus-memory", "eventbus-redis")
 PAGE: Final = Path(__file__).with_name("uris.md")
 TABLE: Final = re.compile(r"(?<=<!-- options: )([\w+]+)( -->\n).*?(?=<!-- end of options -->)", re.DOTALL)
 HEAD: Final = "| option | value | default | meaning |\n|---|---|---|---|\n"
 UNITS: Final = {1 << 20: "MiB", 1 << 10: "KiB"}
-KINDS: Final = {str: "text", int: "whole number", float: "number", bool: "`true` or `false`"}
+RETAINED: Final = "dict of names to `Retention`, or [text](missed-events.md#retain-a-topic)"
+KINDS: Final = {
+    str: "text",
+    int: "whole number",
+    float: "number",
+    bool: "`true` or `false`",
+    RetainedPatterns: RETAINED,
+    RetainedClients: RETAINED,
+    Secrets: "text of 32 characters or more, or a list of texts",
+}
 
 
 def option_class(name: str) -> type[Any]:
@@ -38,19 +51,19 @@ def table(options: type[Any]) -> str:
 
 
 def written(page: str) -> str:
-    """Return the text *page* with all its tables as they should be."""
+    """Return the text *page* with all its tables up to date."""
     return TABLE.sub(lambda found: f"{found[1]}{found[2]}\n{table(option_class(found[1]))}\n", page)
 
 
 def missing(page: str) -> list[str]:
-    """Return the schemes of our own backends whose options are in no table of *page*."""
+    """Return the schemes of the bundled backends whose options are in no table of *page*."""
     shown = {option_class(found[1]) for found in TABLE.finditer(page)}
     ours = [backend.scheme for backend in backends() if backend.distribution in OURS]
     return [scheme for scheme in ours if attrs.fields(option_class(scheme)) and option_class(scheme) not in shown]
 
 
 def _row(field: attrs.Attribute[Any], hint: Any) -> str:
-    value = _kind(hint) + _bounds(field.metadata.get("least"), field.metadata.get("most"))
+    value = _kind(hint) + _bounds(field.metadata.get("minimum"), field.metadata.get("maximum"))
     return f"| `{field.name}` | {value} | {_default(field.default)} | {field.metadata['help']} |\n"
 
 
@@ -62,14 +75,14 @@ def _kind(hint: Any) -> str:
     return KINDS.get(hint) or f"`{getattr(hint, '__name__', hint)}`"
 
 
-def _bounds(least: float | None, most: float | None) -> str:
-    if least is None:
+def _bounds(minimum: float | None, maximum: float | None) -> str:
+    if minimum is None:
         return ""
-    return f", {least:g} or more" if most is None else f", {least:g} to {most:g}"
+    return f", {minimum:.10g} or more" if maximum is None else f", {minimum:.10g} to {maximum:.10g}"
 
 
 def _default(value: object) -> str:
-    if value is None:
+    if value is None or str(value) == "":
         return "none"
     if isinstance(value, int) and not isinstance(value, bool):
         for size, unit in UNITS.items():

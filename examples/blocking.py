@@ -20,7 +20,7 @@ def buy(bus: eventbus.BlockingBus, dish: str) -> object:
 def main(uri: str) -> None:
     with eventbus.connect_blocking(uri) as bus, bus.client("acme/kitchen") as kitchen, ThreadPoolExecutor() as pool:
 
-        @bus.on("log.*")  # called in a worker thread, so it may block
+        @bus.on("log.*")  # runs in a worker thread, so it may block
         def log(event: eventbus.Event) -> None:
             print(f"{event.type}: {event.data}")
 

@@ -1,5 +1,5 @@
 """
-Requests and answers: a client on one node answers what another node asks.
+Requests and answers: a client on one node answers the requests of another node.
 
     python examples/request_reply.py                              # both nodes in this process, no Redis
     python examples/request_reply.py redis://localhost:6379/0     # through Redis

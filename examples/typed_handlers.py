@@ -1,5 +1,5 @@
 """
-Handlers that ask for a type: what is of another type never reaches them, and is reported.
+Handlers that ask for a type: data of another type never reaches them, and is reported.
 
     python examples/typed_handlers.py
 """
@@ -19,7 +19,7 @@ class OrderCreated:
 
 
 async def main() -> None:
-    logging.getLogger("eventbus").setLevel(logging.CRITICAL)  # it logs what handlers raise; here we print it
+    logging.getLogger("eventbus").setLevel(logging.CRITICAL)  # it logs errors of handlers; this program prints them
     async with eventbus.connect("memory://", node="server-1") as bus:
 
         @bus.on("order.created", data=OrderCreated)
@@ -32,7 +32,7 @@ async def main() -> None:
             print(f"{event.type} from {event.source} failed: {error}")
 
         await bus.publish("order.created", OrderCreated(1, ["soup", "bread"]))
-        await bus.publish("order.created", {"id": 2, "dishes": ["tea"]})  # a dict with the same fields will do
+        await bus.publish("order.created", {"id": 2, "dishes": ["tea"]})  # a dict with the same fields works too
         await bus.publish("order.created", {"id": "three", "dishes": []})
 
 

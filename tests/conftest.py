@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
+from eventbus_core.api import discovery
 from tests.servers import RedisServer, ServerError
 
 settings.register_profile("default", deadline=None, max_examples=50)
@@ -38,6 +39,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if foreign:
         config.hook.pytest_deselected(items=foreign)
         items[:] = kept
+
+
+@pytest.fixture(autouse=True)
+def registrations() -> Iterator[None]:
+    """Undo what a test registers: another one may use the same scheme for another transport."""
+    before = dict(discovery._registered)
+    yield
+    discovery._registered.clear()
+    discovery._registered.update(before)
 
 
 @pytest.fixture(scope="session")

@@ -81,7 +81,7 @@ def _usable(program: str) -> bool:
 
 def free_port() -> int:
     """
-    Return a port of loopback that nobody listens on.
+    Return a port of loopback on which no program listens.
 
     It lies below the range from which systems take ports for outgoing connections: within it, a client that
     keeps trying to reach a server that is down can end up connected to itself.
@@ -150,15 +150,7 @@ class RedisServer:
         """Start the server and return once it answers. No effect if it runs already."""
         if self.running:
             return
-        command = [
-            self.program,
-            *("--bind", HOST),
-            *("--port", str(self.port)),
-            *("--unixsocket", self.unix_socket.name),
-            *("--save", ""),
-            *("--appendonly", "no"),
-            *self._options,
-        ]
+        command = self._command()
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 command, cwd=self.directory, stdin=subprocess.DEVNULL, stdout=log, stderr=log
@@ -168,6 +160,17 @@ class RedisServer:
         except BaseException:
             self.kill()
             raise
+
+    def _command(self) -> list[str]:
+        return [
+            self.program,
+            *("--bind", HOST),
+            *("--port", str(self.port)),
+            *("--unixsocket", self.unix_socket.name),
+            *("--save", ""),
+            *("--appendonly", "no"),
+            *self._options,
+        ]
 
     def stop(self) -> None:
         """Shut the server down in good order. No effect if it is down already."""
@@ -216,7 +219,7 @@ class RedisServer:
             time.sleep(0.005)
 
     def _answers(self, pid: int) -> bool:
-        # Asks for the process id, lest another server on the port be taken for this one.
+        # Asks for the process id, so that another server on the port is not taken for this one.
         try:
             with socket.create_connection((HOST, self.port), timeout=1.0) as connection:
                 connection.sendall(b"PING\r\nINFO server\r\nQUIT\r\n")

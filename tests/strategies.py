@@ -7,9 +7,9 @@ from typing import Any
 import msgspec
 from hypothesis import strategies as st
 
-from eventbus_core.event import Event, encode_event
-from eventbus_core.names import MAX_IDENTIFIER, MAX_NAME
-from eventbus_core.wire import Header, Note, pack
+from eventbus_core.model.event import Event, encode_event
+from eventbus_core.model.names import MAX_IDENTIFIER, MAX_NAME
+from eventbus_core.session.wire import Header, Note, SessionPosition, pack
 
 LARGEST = 2**62
 """The largest number that a frame may carry."""
@@ -71,7 +71,7 @@ data: st.SearchStrategy[Any] = st.recursive(
 """What MessagePack returns as it was given."""
 
 words = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
-events = st.builds(
+events: st.SearchStrategy[Event] = st.builds(
     Event,
     type=words,
     source=words,
@@ -95,7 +95,9 @@ notes = st.builds(
     incarnation=numbers,
     first=numbers,
     last=numbers,
-    partition=words,
+    positions=st.lists(
+        st.builds(SessionPosition, partition=words, session=numbers, first=numbers, position=numbers), max_size=2
+    ).map(tuple),
 )
 
 

@@ -7,6 +7,7 @@ Benchmarks: eventbus beside its peers, every delivery checked.
     python -m tests.benchmarks run --smoke                  # does everything work? two minutes
     python -m tests.benchmarks run seed hot --reps 5        # measure, and record
     python -m tests.benchmarks growth                       # messages and bytes per event, from Redis' counters
+    python -m tests.benchmarks join                         # many nodes in one process: CPU, frames, memory
     python -m tests.benchmarks report                       # tables and plots from what was recorded
 
 The peers come with ``pip install --group bench``; what is not installed is left out, and said so.
@@ -26,6 +27,7 @@ How to read the figures: ``docs/performance.md``.
     measure.py     one run
     record.py      what a run found, as a line of JSON
     growth.py      how cost grows, checked against Redis' counters
+    joining.py     what nodes cost that join each other, and then are idle
     report/        tables and plots
     test_guard.py  what must not get worse, in a form that noise can't fail
 """

@@ -14,11 +14,15 @@ from tests.benchmarks.machine import wait_until_calm
 from tests.benchmarks.measure import RunFailed, measure
 from tests.benchmarks.peers import MODULES, load_peer
 from tests.benchmarks.record import Record, append
+from tests.benchmarks.report.bars import needed
 from tests.servers import ServerError
 
 RESULTS: Final = Path("docs/results")
 SMOKE_SECONDS: Final = 0.5
 TRIAL_SECONDS: Final = 0.5
+BAR_REPS: Final = 5
+RUNS: Final = RESULTS / "runs.jsonl"
+BARS_FILE: Final = RESULTS / "bars.jsonl"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,16 +31,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands.add_parser("list", help="show scenarios and peers")
     run = commands.add_parser("run", help="measure, and record")
     run.add_argument("scenarios", nargs="*", choices=[[], *SCENARIOS], metavar="SCENARIO", help="all if none is named")
+    run.add_argument("--bars", action="store_true", help="only what the table of bars needs, 5 runs of each")
     run.add_argument("--peers", help="only these, with commas between")
     run.add_argument("--reps", type=int, help="runs of each case (5 where it decides, 15 of latencies, else 3)")
     run.add_argument("--seconds", type=float, help="for which a run sends (2 and 1)")
-    run.add_argument("--out", type=Path, default=RESULTS / "runs.jsonl", help="where to record (%(default)s)")
+    run.add_argument("--out", type=Path, help=f"where to record ({RUNS}; with --bars {BARS_FILE}, which is replaced)")
     run.add_argument("--calm", type=float, default=30.0, help="how long to wait for a calm machine before a run (30)")
     run.add_argument("--smoke", action="store_true", help="one very short run of each, nothing recorded")
     growth = commands.add_parser("growth", help="messages and bytes per event, counted by Redis")
     growth.add_argument("--out", type=Path, default=RESULTS / "growth.jsonl")
+    join = commands.add_parser("join", help="what nodes cost that join each other, and then are idle")
+    join.add_argument("--nodes", type=int, nargs="+", default=[100, 200, 1000], help="how many (%(default)s)")
+    join.add_argument("--out", type=Path, default=RESULTS / "joining.jsonl")
+    retained = commands.add_parser("retained", help="what retained topics cost, and readers that come back")
+    retained.add_argument("--out", type=Path, default=RESULTS / "retained.jsonl")
+    topologies = commands.add_parser("topologies", help="what frames cost the servers of each topology")
+    topologies.add_argument("names", nargs="*", help="only these")
+    topologies.add_argument("--reps", type=int, default=3)
+    topologies.add_argument("--out", type=Path, default=RESULTS / "topologies.jsonl")
     report = commands.add_parser("report", help="make tables and plots from what was recorded")
-    report.add_argument("files", nargs="*", type=Path, default=[RESULTS / "runs.jsonl"])
+    report.add_argument("files", nargs="*", type=Path, default=[RUNS])
     options = parser.parse_args(arguments)
     match options.command:
         case "list":
@@ -47,6 +61,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from tests.benchmarks.growth import record_growth
 
             record_growth(options.out)
+        case "join":
+            from tests.benchmarks.joining import record_joining
+
+            record_joining(options.out, options.nodes)
+        case "retained":
+            from tests.benchmarks.retained import record_retained
+
+            record_retained(options.out)
+        case "topologies":
+            from tests.benchmarks.topologies import record_topologies
+
+            record_topologies(options.out, options.reps, options.names)
         case "report":
             from tests.benchmarks.report import write_report
 
@@ -68,6 +94,12 @@ def _run(options: argparse.Namespace) -> int:
         print(f"no such peer: {', '.join(sorted(unknown))}; there are {', '.join(MODULES)}", file=sys.stderr)
         return 2
     jobs = list(_jobs(chosen, only))
+    if options.bars:
+        wanted = needed()
+        jobs = [(case, peer) for case, peer in jobs if (case.scenario, case.variant, peer) in wanted]
+        options.reps = options.reps or BAR_REPS
+        BARS_FILE.unlink(missing_ok=True)
+    options.out = options.out or (BARS_FILE if options.bars else RUNS)
     if options.smoke:
         records = [
             _attempt(case, peer, SMOKE_SECONDS, case.senders or load_peer(peer).senders[0]) for case, peer in jobs

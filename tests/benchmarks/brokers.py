@@ -7,17 +7,22 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import monotonic, sleep
-from typing import Any, Protocol
+from types import MappingProxyType
+from typing import Any, Final, Protocol
 
 import msgspec
 import redis
 
+from tests.clusters import RedisCluster
+from tests.sentinels import Service
 from tests.servers import HOST, RedisServer, ServerError, free_port
+from tests.shards import Shards
 
 CUT = "overcoming of output buffer limits"  # what the server's log says of a subscriber that it cut
 
@@ -46,26 +51,36 @@ class Broker(Protocol):
     def counters(self) -> Counters:
         """Return what it has counted."""
 
+    def loads(self) -> list[float]:
+        """Return the seconds of CPU that each of its servers has used."""
+
 
 class _Redis:
-    def __init__(self, server: RedisServer) -> None:
-        self.uri = server.uri
-        self._server = server
-        self._client = redis.Redis(port=server.port)
-        self.version = f"redis-server {self._info()['redis_version']}"
+    """One or several servers; the counters are sums."""
+
+    def __init__(self, uri: str, *servers: RedisServer) -> None:
+        self.uri = uri
+        self._servers = servers
+        self._clients = [redis.Redis(port=server.port) for server in servers]
+        self.version = f"redis-server {self._clients[0].info()['redis_version']}"
 
     def counters(self) -> Counters:
-        info = self._info()
+        infos = [client.info() for client in self._clients]
         return Counters(
-            info["used_cpu_user"] + info["used_cpu_sys"],
-            info["total_net_input_bytes"],
-            info["total_net_output_bytes"],
-            info["total_commands_processed"],
-            self._server.log.read_text(errors="replace").count(CUT),
+            sum(map(_cpu, infos)),
+            sum(info["total_net_input_bytes"] for info in infos),
+            sum(info["total_net_output_bytes"] for info in infos),
+            sum(info["total_commands_processed"] for info in infos),
+            sum(server.log.read_text(errors="replace").count(CUT) for server in self._servers),
         )
 
-    def _info(self) -> dict[str, Any]:
-        return dict(self._client.info())
+    def loads(self) -> list[float]:
+        return [_cpu(client.info()) for client in self._clients]
+
+
+def _cpu(info: dict[str, Any]) -> float:
+    used: float = info["used_cpu_user"] + info["used_cpu_sys"]
+    return used
 
 
 class _Nats:
@@ -81,6 +96,9 @@ class _Nats:
         cpu = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
         return Counters(cpu, told["in_bytes"], told["out_bytes"], told["in_msgs"], told["slow_consumers"])
 
+    def loads(self) -> list[float]:
+        return [self.counters().cpu]
+
     def _varz(self) -> dict[str, Any]:
         connection = http.client.HTTPConnection(HOST, self._monitor, timeout=5)
         connection.request("GET", "/varz")
@@ -95,24 +113,62 @@ class _NoBroker:
     def counters(self) -> Counters:
         return Counters()
 
+    def loads(self) -> list[float]:
+        return []
+
 
 @contextmanager
 def broker(kind: str) -> Iterator[Broker]:
     """
-    Run a server: ``redis``, ``nats``, or ``memory`` for none.
+    Run a server: ``redis``, ``nats``, ``memory`` for none, or those of one of :data:`SERVERS`.
 
     Raises:
         ServerError: there is none, or it does not start.
     """
     with TemporaryDirectory() as directory:
-        if kind == "redis":
-            with RedisServer(Path(directory)) as server:
-                yield _Redis(server)
+        if kind in SERVERS:
+            with SERVERS[kind](Path(directory)) as place:
+                yield place
         elif kind == "nats":
             with _nats() as nats:
                 yield nats
         else:
             yield _NoBroker()
+
+
+@contextmanager
+def _one(folder: Path) -> Iterator[Broker]:
+    with RedisServer(folder) as server:
+        yield _Redis(server.uri, server)
+
+
+@contextmanager
+def _sentinel(folder: Path) -> Iterator[Broker]:
+    with Service(folder) as service:
+        yield _Redis(service.uri, *service.servers)
+
+
+@contextmanager
+def _cluster(primaries: int, folder: Path) -> Iterator[Broker]:
+    with RedisCluster(folder, primaries=primaries) as cluster:
+        yield _Redis(cluster.uri, *cluster.servers)
+
+
+@contextmanager
+def _shards(count: int, folder: Path) -> Iterator[Broker]:
+    with Shards(folder, count) as shards:
+        yield _Redis(shards.uri, *shards.servers)
+
+
+SERVERS: Final[Mapping[str, Callable[[Path], AbstractContextManager[Broker]]]] = MappingProxyType(
+    {
+        "redis": _one,
+        "sentinel, 2 replicas": _sentinel,
+        **{f"cluster of {count}": partial(_cluster, count) for count in (1, 3, 6)},
+        **{f"shards, {count}": partial(_shards, count) for count in (1, 2, 4, 8)},
+    }
+)
+"""The topologies of Redis servers, by name."""
 
 
 @contextmanager

@@ -244,7 +244,7 @@ async def holder_is_off(bus: Bus) -> bool:
 
 
 async def are_free(bus: Bus, clients: Sequence[str]) -> bool:
-    """Return whether nobody holds any of *clients*."""
+    """Return whether no node holds any of *clients*."""
     return not any([await bus.locate(client) for client in clients])
 
 

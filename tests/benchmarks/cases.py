@@ -7,7 +7,9 @@ from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 
-Traffic: TypeAlias = Literal["addressed", "across", "hot", "busy", "broadcast", "topic", "paced", "request"]
+Traffic: TypeAlias = Literal[
+    "addressed", "across", "hot", "busy", "skewed", "joined", "slow", "broadcast", "topic", "paced", "request"
+]
 Consumer: TypeAlias = Literal["plain", "async", "iterate"]
 
 EVERY: Final = (
@@ -20,11 +22,26 @@ EVERY: Final = (
     "channels-core",
     "nats",
 )
+ADAPTED: Final = (
+    "broadcaster",
+    "broadcaster-eventbus",
+    "litestar",
+    "litestar-eventbus",
+    "channels-core",
+    "channels-pubsub",
+    "channels-eventbus",
+    "socketio",
+    "socketio-eventbus",
+)
+"""Frameworks on their own backends for Redis, and on the bus."""
 RIVALS: Final = ("eventbus", "redis-py-batched", "broadcaster", "litestar", "nats")
+CEILINGS: Final = ("raw-protocol", "prototype")
+"""What can be reached by less: no guarantees, no directory."""
 FASTEST: Final = ("eventbus", "redis-py-batched", "nats")
 BUS: Final = ("eventbus",)
 MEMORY: Final = ("eventbus-memory",)
 IN_PROCESS: Final = ("eventbus-memory", "nothing")
+MIXED: Final = -1
 SIZES: Final = (16, 256, 4096, 65_536, 262_144, 1_048_576)
 
 
@@ -38,7 +55,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         traffic: who sends to whom; see :mod:`tests.benchmarks.sending`.
         nodes, clients: how many; clients are spread evenly.
         consumer: how eventbus hands events out.
-        size: bytes of data of an event; 0: a dict of about a hundred.
+        size: bytes of data of an event; 0: a dict of about a hundred; -1: mixed, see :class:`Mixed`.
         senders: sends at a time; 0: what suits the side.
         uvloop: whether the nodes run on it.
         options: of eventbus.
@@ -89,14 +106,14 @@ def _scenarios() -> Iterator[Scenario]:
     yield _scenario(
         "seed",
         "3 nodes, 15 clients: every node sends to all clients in turn",
-        EVERY,
+        (*EVERY, *CEILINGS),
         Case(scenario="seed", traffic="addressed"),
         **_LONG,
     )
     yield _scenario(
         "broadcast",
         "every node sends to all nodes",
-        EVERY,
+        (*EVERY, *CEILINGS),
         Case(scenario="broadcast", traffic="broadcast"),
         **_LONG,
     )
@@ -108,12 +125,34 @@ def _scenarios() -> Iterator[Scenario]:
         **_LONG,
     )
     yield _scenario(
+        "adapters",
+        "frameworks on their own backend and on the bus: to one client, and to one group",
+        ADAPTED,
+        Case(scenario="adapters", traffic="addressed", variant="one client"),
+        Case(scenario="adapters", traffic="topic", variant="a group"),
+        **_LONG,
+    )
+    yield _scenario(
         "hot",
         "all nodes send to the clients of one, which sends too (busy) or not",
         FASTEST,
         Case(scenario="hot", traffic="hot", variant="receives only"),
         Case(scenario="hot", traffic="busy", variant="busy"),
         **_LONG,
+    )
+    yield _scenario(
+        "uneven",
+        "uneven load: skewed clients, mixed sizes, a node that joins",
+        FASTEST,
+        Case(scenario="uneven", traffic="skewed", variant="skewed clients"),
+        Case(scenario="uneven", traffic="addressed", variant="mixed sizes", size=MIXED),
+        Case(scenario="uneven", traffic="joined", variant="a late joiner", nodes=4),
+    )
+    yield _scenario(
+        "slow",
+        "one client in three takes 2 ms for an event",
+        BUS,
+        Case(scenario="slow", traffic="slow", clients=18, consumer="async"),
     )
     yield _scenario(
         "steady",
@@ -191,6 +230,16 @@ def _scenarios() -> Iterator[Scenario]:
         Case(scenario="uvloop", traffic="addressed", variant="seed", uvloop=True),
         Case(scenario="uvloop", traffic="broadcast", variant="broadcast", uvloop=True),
         Case(scenario="uvloop", traffic="paced", variant="latency", senders=1, uvloop=True),
+    )
+    secret = {"secret": "benchmark" * 4}
+    yield _scenario(
+        "sealed",
+        "the seed's case with a secret, and encrypted",
+        ("eventbus",),
+        Case(scenario="sealed", traffic="addressed", variant="without a secret"),
+        Case(scenario="sealed", traffic="addressed", variant="authenticated", options=secret),
+        Case(scenario="sealed", traffic="addressed", variant="encrypted", options={**secret, "encrypt": True}),
+        **_MANY,
     )
 
 

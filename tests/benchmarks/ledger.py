@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from time import monotonic_ns
 from typing import Any
 
 import msgspec
 
 from eventbus_core.cli.demo.check import Checker
-from eventbus_core.cli.demo.latency import Histogram
+from eventbus_core.cli.demo.latency_histogram import LatencyHistogram
 from tests.benchmarks.payload import WARM, Payload
 
 
@@ -26,6 +26,7 @@ class Found(msgspec.Struct, frozen=True):
     last: int
     local_latencies: dict[int, int]
     remote_latencies: dict[int, int]
+    undisturbed_latencies: dict[int, int]
 
 
 class Ledger:
@@ -38,7 +39,14 @@ class Ledger:
         last: when the last delivery was seen.
     """
 
-    def __init__(self, payload: Payload, node: int, per_node: int, receivers: Mapping[Hashable, Sequence[int]]) -> None:
+    def __init__(
+        self,
+        payload: Payload,
+        node: int,
+        per_node: int,
+        receivers: Mapping[Hashable, Sequence[int]],
+        undisturbed: Callable[[int, int], bool] | None = None,
+    ) -> None:
         self.delivered = 0
         self.last = 0
         self.warm: set[tuple[Hashable, int]] = set()
@@ -48,8 +56,10 @@ class Ledger:
         self._checkers = {receiver: Checker(streams) for receiver, streams in receivers.items()}
         self._strangers = 0
         self._timed = 7  # one event in eight; 0: every one
-        self._local = Histogram()
-        self._remote = Histogram()
+        self._local = LatencyHistogram()
+        self._remote = LatencyHistogram()
+        self._undisturbed = undisturbed
+        self._of_undisturbed = LatencyHistogram()
 
     def time_every_event(self) -> None:
         """Leave no latency out: there are few events."""
@@ -70,6 +80,8 @@ class Ledger:
         if not number & self._timed:
             self.last = now = monotonic_ns()
             (self._local if stream // self._per_node == self._node else self._remote).add(now - sent_at)
+            if self._undisturbed is not None and self._undisturbed(stream, number):
+                self._of_undisturbed.add(now - sent_at)
 
     def expected(self, accepted: Mapping[int, int]) -> int:
         """Return how many deliveries there should be if so many events of each stream were *accepted*."""
@@ -79,7 +91,7 @@ class Ledger:
         """Return what was right and what was wrong."""
         delivered = remote = 0
         for checker in self._checkers.values():
-            for stream, number in checker.came().items():
+            for stream, number in checker.arrived().items():
                 delivered += number
                 remote += number if stream // self._per_node != self._node else 0
         checkers = list(self._checkers.values())
@@ -94,4 +106,5 @@ class Ledger:
             last=self.last,
             local_latencies=dict(self._local.counts),
             remote_latencies=dict(self._remote.counts),
+            undisturbed_latencies=dict(self._of_undisturbed.counts),
         )

@@ -13,7 +13,7 @@ from multiprocessing.process import BaseProcess
 from time import monotonic, monotonic_ns, process_time, sleep
 from typing import Any, Final
 
-from eventbus_core.cli.demo.latency import Histogram
+from eventbus_core.cli.demo.latency_histogram import LatencyHistogram
 from tests.benchmarks.brokers import Broker, broker
 from tests.benchmarks.cases import Case
 from tests.benchmarks.machine import Speed, busy, describe, versions
@@ -75,9 +75,11 @@ def _end(process: BaseProcess) -> None:
         process.join()
 
 
-def measure(case: Case, peer: str, seconds: float, senders: int, phase: str = "measured") -> Record:
+def measure(case: Case, peer: str, seconds: float, senders: int, phase: str = "measured", *, on: str = "") -> Record:
     """
     Run *case* on *peer*'s side for so many *seconds*, with so many *senders* at a time on each node.
+
+    Its broker is its own, or that which *on* names.
 
     Raises:
         RunFailed: it came to no result.
@@ -86,7 +88,7 @@ def measure(case: Case, peer: str, seconds: float, senders: int, phase: str = "m
     kind = load_peer(peer)
     numbers = range(case.nodes)
     shares = [tuple(numbers)] if kind.broker == "memory" else [(node,) for node in numbers]
-    with broker(kind.broker) as server, ExitStack() as stack:
+    with broker(on or kind.broker) as server, ExitStack() as stack:
         workers = Workers(stack, [Setup(case, peer, server.uri, share, senders) for share in shares])
         workers.hear("ready")
         workers.tell()
@@ -114,13 +116,14 @@ def _run(case: Case, peer: str, seconds: float, senders: int, phase: str, server
     took = max(1e-9, (max(node.last for node in found) - start) / 1e9)
     cpu = sum(account.cpu for account in accounts)
     refused: Counter[str] = Counter()
-    every, remote = Histogram(), Histogram()
+    every, remote, undisturbed = LatencyHistogram(), LatencyHistogram(), LatencyHistogram()
     for account in accounts:
         refused.update(account.refused)
     for node in found:
-        every.include(Histogram(node.local_latencies.items()))
-        every.include(Histogram(node.remote_latencies.items()))
-        remote.include(Histogram(node.remote_latencies.items()))
+        every.include(LatencyHistogram(node.local_latencies.items()))
+        every.include(LatencyHistogram(node.remote_latencies.items()))
+        remote.include(LatencyHistogram(node.remote_latencies.items()))
+        undisturbed.include(LatencyHistogram(node.undisturbed_latencies.items()))
 
     def total(name: str) -> int:
         return sum(getattr(node, name) for node in found)
@@ -151,12 +154,13 @@ def _run(case: Case, peer: str, seconds: float, senders: int, phase: str, server
         rss=[sum(sizes) // MIB for sizes in zip_longest(*(account.rss for account in accounts), fillvalue=0)],
         latencies=_shares(every),
         remote_latencies=_shares(remote),
+        undisturbed_latencies=_shares(undisturbed),
         versions={**versions(kind.libraries), **_server_version(server)},
         machine=describe(),
     )
 
 
-def _shares(histogram: Histogram) -> list[float]:
+def _shares(histogram: LatencyHistogram) -> list[float]:
     found = (histogram.quantile(share) for share in SHARES)
     return [float(f"{milliseconds:.4g}") for milliseconds in found if milliseconds is not None]
 

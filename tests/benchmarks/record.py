@@ -28,6 +28,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         rss: the memory of all nodes together, in MiB every quarter of a second.
         latencies, remote_latencies: the milliseconds that the shares of :data:`SHARES` did not exceed, of all
             deliveries and of those from other nodes; empty if there were none.
+        undisturbed_latencies: the same of the events that the load of others shall not delay, where a case has such.
     """
 
     at: str
@@ -55,6 +56,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     rss: list[int]
     latencies: list[float]
     remote_latencies: list[float]
+    undisturbed_latencies: list[float] = []
     versions: dict[str, str]
     machine: str
 
@@ -67,6 +69,10 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         """Return the milliseconds that *share*, one of :data:`SHARES`, of the deliveries did not exceed."""
         known = self.remote_latencies if remote else self.latencies
         return known[SHARES.index(share)] if known else 0.0
+
+    def undisturbed_latency(self, share: float) -> float:
+        """Return the same of the undisturbed events; 0 if the case has none."""
+        return self.undisturbed_latencies[SHARES.index(share)] if self.undisturbed_latencies else 0.0
 
     @property
     def cpu_per_event(self) -> float:

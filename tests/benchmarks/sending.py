@@ -9,12 +9,12 @@ from itertools import cycle
 from time import monotonic_ns
 from typing import Any, Final
 
-from tests.benchmarks.cases import Case
-from tests.benchmarks.payload import payload
+from tests.benchmarks.cases import MIXED, Case
+from tests.benchmarks.payload import Mixed, payload
 from tests.benchmarks.peers.base import Peer
 
 SENDS_PER_TURN: Final = 64
-PERIOD: Final = 2_000_000  # nanoseconds between events of paced traffic
+PERIODS: Final = {"paced": 2_000_000, "slow": 1_000_000}  # nanoseconds between events of a node
 AFTER_REFUSAL: Final = 0.001
 
 
@@ -25,15 +25,64 @@ def client_name(client: int) -> str:
 
 def clients_of(case: Case, node: int) -> range:
     """Return the clients that *node* holds."""
-    return range(node, case.clients, case.nodes)
+    holders = case.nodes - 1 if case.traffic == "joined" else case.nodes
+    return range(node, case.clients, holders) if node < holders else range(0)
+
+
+def owners_of(case: Case) -> dict[str, int]:
+    """Return the node that holds each client."""
+    return {client_name(client): node for node in range(case.nodes) for client in clients_of(case, node)}
+
+
+def joins_late(case: Case, node: int) -> bool:
+    """Return whether *node* joins when half of the time is over; it holds no clients, and sends from then on."""
+    return case.traffic == "joined" and node == case.nodes - 1
+
+
+def client_number(name: str) -> int:
+    """Return the client of that *name*."""
+    return int(name.rpartition("-")[2])
+
+
+def is_slow(case: Case, client: int) -> bool:
+    """Return whether *client* takes its time for each event: one in three on each node."""
+    return case.traffic == "slow" and client // case.nodes % 3 == 0
+
+
+def is_hot(case: Case, client: int) -> bool:
+    """Return whether *client* is one of the fifth that gets four fifths of the events."""
+    return case.traffic == "skewed" and client < case.clients // 5
+
+
+def undisturbed(case: Case, node: int, senders: int) -> Callable[[int, int], bool] | None:
+    """
+    Return what says of a stream and a number whether that event is of those that others shall not delay.
+
+    These are the ones to the clients that are neither hot nor slow, the small ones, and those of nodes that were there
+    before; ``None`` if the case has no such distinction.
+    """
+    per_node = streams_per_node(case, senders)
+    if case.size == MIXED:
+        return Mixed.is_small
+    match case.traffic:
+        case "skewed":
+            return lambda stream, _number: not is_hot(case, stream % per_node)
+        case "slow":
+            return lambda stream, _number: not is_slow(case, stream % per_node)
+        case "joined":
+            return lambda stream, _number: not joins_late(case, stream // per_node)
+        case _:
+            return None
 
 
 def targets(case: Case, node: int) -> Sequence[int]:
     """Return the clients to which *node* sends in turn."""
     everyone = range(case.clients)
     match case.traffic:
-        case "addressed":
+        case "addressed" | "slow" | "joined":
             return [*everyone[node:], *everyone[:node]]
+        case "skewed":
+            return _skewed(case)
         case "across":
             return [client for client in everyone if client % case.nodes != node]
         case "hot":
@@ -46,6 +95,14 @@ def targets(case: Case, node: int) -> Sequence[int]:
             return [] if node else clients_of(case, 1)
         case "broadcast" | "topic":
             return []
+
+
+def _skewed(case: Case) -> Sequence[int]:
+    """Return the clients in a turn of which four of five sends go to those that are hot."""
+    hot = [client for client in range(case.clients) if is_hot(case, client)]
+    cold = [client for client in range(case.clients) if not is_hot(case, client)]
+    among_hot = cycle(hot)
+    return [client for one in cold * len(hot) for client in (*(next(among_hot) for _ in range(4)), one)]
 
 
 def streams_per_node(case: Case, senders: int) -> int:
@@ -89,19 +146,24 @@ class Sending:
         self._peer = peer
         self._take = take
         self._make = payload(case.size).make
+        self._late = joins_late(case, node)
         self._targets = [(client, client_name(client)) for client in targets(case, node)]
         self._first_stream = node * len(self.accepted)
 
     async def run(self, start: int, end: int) -> None:
-        """Send from *start* to *end*, in monotonic nanoseconds."""
+        """Send from *start* to *end*, in monotonic nanoseconds; a node that joins late does both from the middle on."""
+        if self._late:
+            start = (start + end) // 2
         await asyncio.sleep(max(0, start - monotonic_ns()) / 1e9)
+        if self._late:
+            await self._peer.start(self._take)
         traffic = self._case.traffic
         if traffic in ("broadcast", "topic"):
             send = self._peer.broadcast if traffic == "broadcast" else self._peer.publish
             await self._together(lambda _: self._spread(send, end))
         elif not self._targets:
             return
-        elif traffic == "paced":
+        elif traffic in PERIODS:
             await self._pace(start, end)
         elif traffic == "request":
             await self._together(lambda slot: self._ask(slot, end))
@@ -109,7 +171,7 @@ class Sending:
             turns = cycle(self._targets)
             await self._together(lambda _: self._address(turns, end))
 
-    async def _together(self, one: Callable[[int], Awaitable[None]]) -> None:
+    async def _together(self, one: Callable[[int], Awaitable[object]]) -> None:
         """Run so many senders; a peer that windows its own sends has one."""
         asks = self._case.traffic == "request"
         number = 1 if self._peer.windowed and not asks else self._senders
@@ -130,7 +192,7 @@ class Sending:
             if not count % SENDS_PER_TURN:
                 await asyncio.sleep(0)  # a send that never suspends must not starve the readers
 
-    async def _spread(self, send: Callable[[Any], Awaitable[None]], end: int) -> None:
+    async def _spread(self, send: Callable[[Any], Awaitable[object]], end: int) -> None:
         make, accepted, stream = self._make, self.accepted, self._first_stream
         while (now := monotonic_ns()) < end:
             number = accepted[0]
@@ -143,8 +205,8 @@ class Sending:
                 await asyncio.sleep(0)
 
     async def _pace(self, start: int, end: int) -> None:
-        client, name = self._targets[0]
-        for due in range(start, end, PERIOD):
+        dues = range(start, end, PERIODS[self._case.traffic])
+        for due, (client, name) in zip(dues, cycle(self._targets), strict=False):
             await asyncio.sleep(max(0, due - monotonic_ns()) / 1e9)
             number = self.accepted[client]
             self.accepted[client] += 1

@@ -19,7 +19,7 @@ def anyio_backend() -> str:
 
 
 @pytest.mark.parametrize(("kind", "nodes", "subscribers"), CASES)
-async def test_the_server_sends_on_what_it_gets_to_those_who_need_it(
+async def test_the_server_forwards_each_event_to_the_nodes_that_need_it(
     redis_server: RedisServer, kind: Kind, nodes: int, subscribers: int
 ) -> None:
     with redis.Redis(port=redis_server.port) as server:

@@ -41,6 +41,7 @@ class Pair:
     def __init__(self, first: eventbus.Bus, second: eventbus.Bus) -> None:
         self.first = first
         self.second = second
+        self.buses = (first, second)
         self.came = 0
 
     def count(self, event: eventbus.Event) -> None:
@@ -60,11 +61,11 @@ class Pair:
 
 
 @asynccontextmanager
-async def pair(uri: str) -> AsyncIterator[Pair]:
+async def pair(uri: str, **options: Any) -> AsyncIterator[Pair]:
     namespace = uuid4().hex
     async with AsyncExitStack() as stack:
         first, second = [
-            await stack.enter_async_context(eventbus.connect(uri, node=node, namespace=namespace))
+            await stack.enter_async_context(eventbus.connect(uri, node=node, namespace=namespace, **options))
             for node in ("first", "second")
         ]
         nodes = Pair(first, second)
@@ -102,6 +103,7 @@ async def test_cpu_time_per_event_is_a_small_multiple_of_its_encoding(client: st
 
 
 async def test_no_event_makes_a_task() -> None:
+    """A node makes one task to call handlers, when a burst first takes longer than a turn; events make none."""
     made = 0
 
     def make_task(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> asyncio.Task[Any]:
@@ -116,7 +118,7 @@ async def test_no_event_makes_a_task() -> None:
             await nodes.send("far")
         finally:
             asyncio.get_running_loop().set_task_factory(None)
-    assert made == 0
+    assert made <= len(nodes.buses)
 
 
 async def test_events_share_commands(redis_uri: str) -> None:

@@ -21,7 +21,16 @@ from tests.benchmarks.ledger import Found, Ledger
 from tests.benchmarks.payload import WARM, payload
 from tests.benchmarks.peers import load_peer
 from tests.benchmarks.peers.base import Context
-from tests.benchmarks.sending import Sending, client_name, clients_of, receivers, streams_per_node
+from tests.benchmarks.sending import (
+    Sending,
+    client_name,
+    clients_of,
+    joins_late,
+    owners_of,
+    receivers,
+    streams_per_node,
+    undisturbed,
+)
 
 WARM_ROUNDS: Final = 100
 WARM_PAUSE: Final = 0.1
@@ -56,20 +65,29 @@ class Node:
     def __init__(self, setup: Setup, node: int) -> None:
         case = setup.case
         clients = [client_name(client) for client in clients_of(case, node)]
-        owners = {client_name(client): client % case.nodes for client in range(case.clients)}
         self._case = case
         self._node = node
-        self.peer = load_peer(setup.peer)(Context(setup.uri, node, clients, owners, case, setup.senders))
+        self.peer = load_peer(setup.peer)(Context(setup.uri, node, clients, owners_of(case), case, setup.senders))
         expected = receivers(case, node, setup.senders)
-        self.ledger = Ledger(payload(case.size), node, streams_per_node(case, setup.senders), expected)
-        if case.traffic in ("paced", "request"):
+        per_node = streams_per_node(case, setup.senders)
+        self.late = joins_late(case, node)
+        self.ledger = Ledger(payload(case.size), node, per_node, expected, undisturbed(case, node, setup.senders))
+        if case.traffic in ("paced", "request", "slow"):
             self.ledger.time_every_event()
         self.sending = Sending(case, node, setup.senders, self.peer, self.ledger.take)
         here: set[Hashable] = {None} if case.traffic == "broadcast" else set(clients)
-        self._due = {(receiver, sender) for receiver in here for sender in range(case.nodes)}
+        early = [sender for sender in range(case.nodes) if not joins_late(case, sender)]
+        self._due = {(receiver, sender) for receiver in here for sender in early}
+
+    async def start(self) -> None:
+        """Connect, unless the node joins later."""
+        if not self.late:
+            await self.peer.start(self.ledger.take)
 
     async def warm(self) -> list[str]:
         """Open all ways, as connections and owner look-ups are not what is measured; return what did not come."""
+        if self.late:
+            return []
         data = payload(self._case.size).make(WARM, self._node, 0)
         left = [client_name(client) for client in range(self._case.clients)]
         for _ in range(WARM_ROUNDS):
@@ -90,7 +108,9 @@ class Node:
         for first in range(0, len(left), 128):
             names = left[first : first + 128]
             outcomes = await asyncio.gather(*(self.peer.send(name, data) for name in names), return_exceptions=True)
-            failed += [name for name, outcome in zip(names, outcomes, strict=True) if outcome is not None]
+            failed += [
+                name for name, outcome in zip(names, outcomes, strict=True) if isinstance(outcome, BaseException)
+            ]
         return failed
 
 
@@ -104,7 +124,7 @@ class Worker:
 
     async def run(self) -> None:
         """Go through all phases."""
-        await self._each(lambda node: node.peer.start(node.ledger.take))
+        await self._each(Node.start)
         self._say("ready", None)
         await self._hear()
         missing = [name for names in await self._each(Node.warm) for name in names]

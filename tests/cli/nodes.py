@@ -1,4 +1,4 @@
-"""A bus of two nodes for the command line to visit, and how to run it beside them."""
+"""A bus of two nodes, and functions that run the command line on it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Place:
     A namespace of its own with ``server-1``, which holds ``acme/alice``, and ``server-2``, which holds ``acme/bob``.
 
     Attributes:
-        uri: where it is.
+        uri: its address.
         one, two: the buses.
         handled: the events that server-2 has handled; it has a handler for ``order.*``.
     """
@@ -36,14 +36,14 @@ class Place:
     async def run(
         self, *arguments: str, stdin: bytes | None = None, **variables: str
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command to its end; it finds the bus by ``EVENTBUS_URI``."""
+        """Run a command to its end, with the bus as ``EVENTBUS_URI``."""
         env = environment(None, **{"EVENTBUS_URI": self.uri, **variables})
         done = await anyio.run_process([*COMMAND, *arguments], input=stdin, check=False, env=env)
         return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
 
     @contextmanager
     def start(self, *arguments: str, stdin: int | IO[bytes] | None = None, uri: str = "") -> Iterator[Process]:
-        """Start a command that finds the bus likewise; killed at the end if it still runs."""
+        """Start a command in the same way; kill it at the end if it still runs."""
         command = [*COMMAND, *arguments]
         env = environment(EVENTBUS_URI=uri or self.uri)
         pipe = subprocess.PIPE
@@ -54,7 +54,7 @@ class Place:
                 process.kill()
 
     async def has_handled(self, count: int) -> list[object]:
-        """Return the data of the events that were handled once there are as many."""
+        """Wait for *count* handled events, and return their data."""
         with anyio.fail_after(TIMEOUT):
             while len(self.handled) < count:
                 await anyio.lowlevel.checkpoint()
@@ -62,22 +62,22 @@ class Place:
 
 
 async def end_of(process: Process) -> tuple[str, str]:
-    """Return what *process* has written when it has ended."""
+    """Wait for the end of *process*, and return its output."""
     with anyio.fail_after(TIMEOUT):
         return await anyio.to_thread.run_sync(process.communicate)
 
 
 async def error_line(process: Process) -> str:
-    """Return the next line that *process* writes to stderr."""
+    """Return the next line of *process* on stderr."""
     assert process.stderr is not None
     with anyio.fail_after(TIMEOUT):
         return await anyio.to_thread.run_sync(process.stderr.readline)
 
 
 @asynccontextmanager
-async def two_nodes(server: str) -> AsyncIterator[Place]:
-    """Have them at *server*."""
-    uri = f"{server}?namespace=cli-{uuid.uuid4().hex}"
+async def two_nodes(server: str, *options: str) -> AsyncIterator[Place]:
+    """Yield them on *server*, with *options* of their URI."""
+    uri = "&".join((f"{server}?namespace=cli-{uuid.uuid4().hex}", *options))
     handled: list[eventbus.Event] = []
     async with eventbus.connect(uri, node="server-1") as one, eventbus.connect(uri, node="server-2") as two:
         two.on("order.*")(handled.append)

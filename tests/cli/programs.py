@@ -1,4 +1,4 @@
-"""Starting the command line as a program, with backends that exist for one test alone."""
+"""Runs the command line as a program, with backends that exist for one test alone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TIMEOUT = 90.0
 
 
 def environment(path: Path | None = None, **variables: str) -> dict[str, str]:
-    """Return our environment, in which Python also finds what is at *path*."""
+    """Return our environment, in which Python also finds the modules at *path*."""
     inherited = {name: value for name, value in os.environ.items() if name != "EVENTBUS_URI"}
     if path is not None:
         inherited["PYTHONPATH"] = os.pathsep.join(filter(None, [str(path), inherited.get("PYTHONPATH", "")]))

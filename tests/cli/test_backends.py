@@ -1,4 +1,4 @@
-"""``eventbus backends``: what is installed, also when it is broken."""
+"""``eventbus backends``: the installed backends, the broken ones too."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import eventbus
 from tests.cli.programs import install, run
 
 
-def test_lists_memory_with_what_it_promises() -> None:
+def test_lists_memory_with_its_capabilities() -> None:
     listed = run("backends", "--json")
     assert listed.returncode == 0
     row = next(row for row in json.loads(listed.stdout) if row["scheme"] == "memory")

@@ -1,4 +1,4 @@
-"""``eventbus bench``: what it shows, and how it ends."""
+"""``eventbus bench``: its output and its exit status."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from eventbus_core.cli.bench.table import Result
+from eventbus_core.cli.bench.bench_result import BenchResult
 from eventbus_core.cli.demo.summary import Latency, Summary
 from tests.cli.programs import TIMEOUT, install, run, start
 
@@ -20,7 +20,8 @@ SHORT = ("--seconds", "0.3")
 BACKENDS = """
 import os
 
-from eventbus_core import Capabilities, TransportUnavailable
+from eventbus_core.backend import Capabilities
+from eventbus_core.errors import TransportUnavailable
 from eventbus_memory import MemoryTransport
 
 
@@ -39,7 +40,7 @@ class Dying(Apart):
 
 class Down(Apart):
     async def open(self):
-        raise TransportUnavailable(f"nobody listens at {self.uri}")
+        raise TransportUnavailable(f"no broker listens at {self.uri}")
 """
 
 
@@ -51,8 +52,8 @@ def backends(tmp_path: Path) -> Path:
 
 
 def flawless(ended: subprocess.CompletedProcess[str], stderr: str = "") -> dict[str, Any]:
-    """Return the result that a bench printed, if it says that all went well."""
-    assert ended.stderr == stderr
+    """Return the result that a bench printed, if it is flawless."""
+    assert ended.stderr == stderr, ended.stderr
     assert ended.returncode == 0
     result: dict[str, Any] = json.loads(ended.stdout)
     assert list(result) == KEYS
@@ -71,7 +72,7 @@ def test_both_loads_are_measured_in_one_process() -> None:
 
 
 def test_an_unloaded_bus_gets_one_event_at_a_time() -> None:
-    """With an event every 2 ms, 0.3 s hold 150 of them, and one before that finds the way."""
+    """With an event every 2 ms, 0.3 s hold 150 of them, and one is sent before, which looks up the receiver."""
     result = flawless(run("bench", *SHORT, "--json"))
     assert result["unloaded"]["sent"] <= 151
 
@@ -106,7 +107,7 @@ def test_a_node_that_dies_ends_the_bench(backends: Path) -> None:
 
 def test_a_broker_that_is_down_is_an_error_in_a_line(backends: Path) -> None:
     ended = run("bench", "down://", *SHORT, path=backends)
-    assert (ended.returncode, ended.stdout, ended.stderr) == (2, "", "error: nobody listens at down://\n")
+    assert (ended.returncode, ended.stdout, ended.stderr) == (2, "", "error: no broker listens at down://\n")
 
 
 def test_a_password_shows_nowhere(backends: Path) -> None:
@@ -125,9 +126,9 @@ def test_a_signal_ends_it_without_a_result(backends: Path, number: signal.Signal
     assert (process.returncode, output) == (128 + number, "")
 
 
-def test_a_flaw_in_either_run_is_a_flaw() -> None:
+def test_a_fault_in_either_run_is_a_fault() -> None:
     fine = Summary("memory://", 1, 1, 1.0, 9, 9, 9, 0, 0, 0, 0, 9.0, Latency(1.0, 1.0))
     lossy = Summary("memory://", 1, 1, 1.0, 9, 8, 9, 1, 0, 0, 0, 8.0, Latency(1.0, 1.0))
-    assert Result(fine, fine, {}).flawless
-    assert not Result(lossy, fine, {}).flawless
-    assert not Result(fine, lossy, {}).flawless
+    assert BenchResult(fine, fine, {}).flawless
+    assert not BenchResult(lossy, fine, {}).flawless
+    assert not BenchResult(fine, lossy, {}).flawless

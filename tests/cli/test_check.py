@@ -1,4 +1,4 @@
-"""The checker: what was injected into a log of deliveries is what it reports, no more and no less."""
+"""The checker reports exactly the faults that were put into a log of deliveries."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ accepted_counts = st.dictionaries(st.sampled_from(STREAMS), st.integers(0, 30))
 
 @st.composite
 def logs(draw: st.DrawFn) -> tuple[dict[int, int], list[Delivery]]:
-    """What was accepted, and a log of faultless deliveries: the streams mixed, each in order."""
+    """The numbers of accepted events, and a log of faultless deliveries: the streams mixed, each in order."""
     accepted = draw(accepted_counts)
     turns = draw(st.permutations([stream for stream, count in accepted.items() for _ in range(count)]))
     numbers: Counter[int] = Counter()
@@ -51,7 +51,7 @@ def faults(checker: Checker, accepted: dict[int, int]) -> dict[str, int]:
 
 @given(logs())
 def test_a_faultless_log_has_no_faults(case: tuple[dict[int, int], list[Delivery]]) -> None:
-    """Deliveries that are all there, once and in order, are reported as that."""
+    """A log with every delivery once and in order has no faults."""
     accepted, log = case
     checker = check(log)
     assert faults(checker, accepted) == {}
@@ -59,8 +59,8 @@ def test_a_faultless_log_has_no_faults(case: tuple[dict[int, int], list[Delivery
 
 
 @given(logs(), st.data())
-def test_what_is_taken_out_is_lost(case: tuple[dict[int, int], list[Delivery]], data: st.DataObject) -> None:
-    """Any set of deliveries that is taken out of a log is counted as lost, and nothing else is wrong."""
+def test_a_removed_delivery_is_lost(case: tuple[dict[int, int], list[Delivery]], data: st.DataObject) -> None:
+    """Deliveries that are removed from a log count as lost, and as nothing else."""
     accepted, log = case
     taken = data.draw(st.sets(st.sampled_from(log)) if log else st.just(set()))
     checker = check([delivery for delivery in log if delivery not in taken])
@@ -69,8 +69,8 @@ def test_what_is_taken_out_is_lost(case: tuple[dict[int, int], list[Delivery]], 
 
 
 @given(logs(), st.data())
-def test_what_is_put_in_again_is_duplicated(case: tuple[dict[int, int], list[Delivery]], data: st.DataObject) -> None:
-    """Any delivery that is repeated later in the log, however often, counts as duplicated each time."""
+def test_a_repeated_delivery_is_duplicated(case: tuple[dict[int, int], list[Delivery]], data: st.DataObject) -> None:
+    """Each repetition of a delivery later in the log counts as duplicated."""
     accepted, log = case
     repeated = data.draw(st.lists(st.sampled_from(log), max_size=10) if log else st.just([]))
     for delivery in repeated:
@@ -79,10 +79,10 @@ def test_what_is_put_in_again_is_duplicated(case: tuple[dict[int, int], list[Del
 
 
 @given(logs(), st.lists(st.tuples(st.sampled_from(FOREIGN), st.integers(0, 30))), st.randoms())
-def test_what_is_for_another_is_misrouted(
+def test_a_delivery_of_another_receiver_is_misrouted(
     case: tuple[dict[int, int], list[Delivery]], strangers: list[Delivery], random: Random
 ) -> None:
-    """Any delivery of a stream to another receiver is counted, and disturbs no other count."""
+    """Each delivery of another receiver's stream counts as misrouted, and changes no other count."""
     accepted, log = case
     for delivery in strangers:
         log.insert(random.randint(0, len(log)), delivery)
@@ -90,8 +90,8 @@ def test_what_is_for_another_is_misrouted(
 
 
 @given(logs(), st.data())
-def test_what_is_overtaken_is_reordered(case: tuple[dict[int, int], list[Delivery]], data: st.DataObject) -> None:
-    """One delivery that is moved behind later ones of its stream is one that was reordered."""
+def test_an_overtaken_delivery_is_reordered(case: tuple[dict[int, int], list[Delivery]], data: st.DataObject) -> None:
+    """A delivery that is moved behind later ones of its stream counts as reordered."""
     accepted, log = case
     movable = [delivery for delivery in log if delivery[1] + 1 < accepted[delivery[0]]]
     if not movable:
@@ -104,10 +104,10 @@ def test_what_is_overtaken_is_reordered(case: tuple[dict[int, int], list[Deliver
 
 
 @given(logs(), st.data())
-def test_what_is_changed_is_damaged_and_did_not_come(
+def test_a_changed_delivery_is_damaged_and_its_event_lost(
     case: tuple[dict[int, int], list[Delivery]], data: st.DataObject
 ) -> None:
-    """A delivery with another body is counted as damaged, and what was sent as lost."""
+    """A delivery with a wrong body counts as damaged, and the event as lost."""
     accepted, log = case
     spoilt = data.draw(st.sets(st.sampled_from(log)) if log else st.just(set()))
     checker = Checker(STREAMS)
@@ -119,8 +119,8 @@ def test_what_is_changed_is_damaged_and_did_not_come(
 
 
 @given(st.dictionaries(st.sampled_from(STREAMS), st.integers(0, 12)), st.data())
-def test_any_log_is_judged_as_its_definition_says(accepted: dict[int, int], data: st.DataObject) -> None:
-    """Whatever comes in whatever order, each count is that of its definition."""
+def test_every_count_follows_its_definition(accepted: dict[int, int], data: st.DataObject) -> None:
+    """For any deliveries in any order, each count follows its definition."""
     deliveries = st.tuples(st.sampled_from([*STREAMS, *FOREIGN]), st.integers(0, 12))
     log = data.draw(st.lists(deliveries, max_size=60))
     ours = [delivery for delivery in log if delivery[0] in STREAMS]
@@ -140,12 +140,12 @@ def test_any_log_is_judged_as_its_definition_says(accepted: dict[int, int], data
     checker = check(log)
     assert faults(checker, accepted) == {name: count for name, count in expected.items() if count}
     assert checker.count() == len(firsts)
-    assert checker.came() == {stream: sum(first[0] == stream for first in firsts) for stream in STREAMS}
+    assert checker.arrived() == {stream: sum(first[0] == stream for first in firsts) for stream in STREAMS}
 
 
 @given(st.sets(st.integers(0, 50)), st.lists(st.integers(0, 50)))
 def test_holes_are_a_set_of_numbers(numbers: set[int], discarded: list[int]) -> None:
-    """Holes answer like a set, also after numbers were taken out of the midst of a range."""
+    """Holes answer like a set, also after numbers were removed from the middle of a range."""
     holes = Holes()
     left = set(numbers)
     for number in sorted(numbers):

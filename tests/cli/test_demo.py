@@ -1,4 +1,4 @@
-"""``eventbus demo``: what it counts, and how it ends."""
+"""``eventbus demo``: its counts, its output and its exit status."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-import eventbus_core
-from eventbus_core import ALL_NODES, Frame
+import eventbus
+from eventbus_core.backend import ALL_NODES, Frame
 from eventbus_core.cli import main
 from eventbus_memory import MemoryTransport
 from tests.cli.programs import TIMEOUT, install, run, start
@@ -35,11 +35,12 @@ KEYS = [
     "latency_ms",
 ]
 
-# Nodes of several processes that cannot see each other: enough for one.
+# Nodes in several processes that cannot reach each other: enough for one node.
 BACKENDS = """
 import os, sys
 
-from eventbus_core import Capabilities, TransportUnavailable
+from eventbus_core.backend import Capabilities
+from eventbus_core.errors import TransportUnavailable
 from eventbus_memory import MemoryTransport
 
 
@@ -55,7 +56,7 @@ class Telling(Apart):
 
 class Present(Telling):
     async def open(self):
-        self.sign_of_life = os.open(os.environ["SIGN_OF_LIFE"], os.O_WRONLY)
+        self.liveness = os.open(os.environ["LIVENESS"], os.O_WRONLY)
         await super().open()
 
 
@@ -71,7 +72,7 @@ class Dying(Apart):
 
 class Down(Apart):
     async def open(self):
-        raise TransportUnavailable(f"nobody listens\\nat {self.uri}")
+        raise TransportUnavailable(f"no broker listens\\nat {self.uri}")
 """
 
 
@@ -83,7 +84,7 @@ def backends(tmp_path: Path) -> Path:
 
 
 def flawless(ended: subprocess.CompletedProcess[str]) -> dict[str, Any]:
-    """Return the summary that a demo printed, if it says that all went well."""
+    """Return the summary that a demo printed, if it is flawless."""
     assert ended.stderr == ""
     assert ended.returncode == 0
     summary: dict[str, Any] = json.loads(ended.stdout)
@@ -96,13 +97,13 @@ def flawless(ended: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     return summary
 
 
-def test_all_goes_well_in_one_process() -> None:
+def test_a_demo_in_one_process_is_flawless() -> None:
     summary = flawless(run("demo", "--seconds", "1", "--json"))
     assert (summary["uri"], summary["nodes"], summary["clients"]) == ("memory://", 3, 15)
 
 
 @pytest.mark.parametrize(("nodes", "clients"), [(1, 1), (1, 3), (4, 2)])
-def test_all_goes_well_in_other_sizes(nodes: int, clients: int) -> None:
+def test_demos_of_other_sizes_are_flawless(nodes: int, clients: int) -> None:
     arguments = ("--nodes", str(nodes), "--clients", str(clients), "--seconds", "0.2")
     summary = flawless(run("demo", *arguments, "--json"))
     assert (summary["nodes"], summary["clients"]) == (nodes, clients)
@@ -132,32 +133,32 @@ def test_a_node_that_crashes_shows_its_error(backends: Path) -> None:
     ended = run("demo", "crashing://", path=backends)
     assert ended.returncode == 1
     assert "RuntimeError: the ceiling fell down" in ended.stderr
-    assert "error: the process of node-" in ended.stderr  # maybe amid what another node has to say
+    assert "error: the process of node-" in ended.stderr  # maybe between the lines of another node
     assert ended.stdout == ""
 
 
-def test_a_node_that_dies_in_the_midst_ends_the_demo(backends: Path) -> None:
+def test_a_node_that_dies_during_the_run_ends_the_demo(backends: Path) -> None:
     ended = run("demo", "dying://", "--nodes", "1", "--seconds", "30", path=backends)
     assert ended.returncode == 1
-    assert "ended too early, with exit status 7" in ended.stderr
+    assert "ended before the run was over, with exit status 7" in ended.stderr
 
 
-def test_what_eventbus_raises_in_a_node_is_one_line_without_password(backends: Path) -> None:
+def test_an_error_of_a_node_is_one_line_without_password(backends: Path) -> None:
     ended = run("demo", "down://user:secret@host", path=backends)
     assert ended.returncode == 2
-    assert ended.stderr == "error: nobody listens at down://user:***@host\n"
+    assert ended.stderr == "error: no broker listens at down://user:***@host\n"
 
 
-def test_what_could_not_be_sent_makes_the_status_1(backends: Path) -> None:
+def test_a_refused_send_makes_the_status_1(backends: Path) -> None:
     ended = run("demo", "apart://", "--nodes", "2", "--seconds", "0.2", "--json", path=backends)
     assert ended.returncode == 1
     assert "sends were refused" in ended.stderr
-    assert "nobody on the bus is 'demo/client-" in ended.stderr
-    assert json.loads(ended.stdout)["lost"] > 0  # topics and broadcasts are accepted, and reach nobody
+    assert "no node holds client 'demo/client-" in ended.stderr
+    assert json.loads(ended.stdout)["lost"] > 0  # topics and broadcasts are accepted, and reach no node
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_ends_it_in_good_order(backends: Path, number: signal.Signals, status: int) -> None:
+def test_a_signal_ends_the_sending_and_shows_the_result(backends: Path, number: signal.Signals, status: int) -> None:
     with start("demo", "telling://", "--nodes", "1", "--seconds", "60", "--json", path=backends) as process:
         assert process.stderr is not None
         assert process.stderr.readline() == "publishing\n"
@@ -169,10 +170,10 @@ def test_a_signal_ends_it_in_good_order(backends: Path, number: signal.Signals, 
 
 
 def test_nodes_end_when_the_process_that_started_them_is_gone(backends: Path) -> None:
-    sign = backends / "sign-of-life"
-    os.mkfifo(sign)
+    pipe = backends / "liveness"
+    os.mkfifo(pipe)
     arguments = ("demo", "present://", "--nodes", "1", "--seconds", "60")
-    with start(*arguments, path=backends, SIGN_OF_LIFE=str(sign)) as process, sign.open("rb", buffering=0) as life:
+    with start(*arguments, path=backends, LIVENESS=str(pipe)) as process, pipe.open("rb", buffering=0) as life:
         assert process.stderr is not None
         assert process.stderr.readline() == "publishing\n"
         process.kill()
@@ -190,15 +191,15 @@ def test_demos_on_one_redis_do_not_disturb_each_other(redis_uri: str) -> None:
 
 
 class Forgetful(MemoryTransport):
-    """Loses every broadcast, again and again."""
+    """Loses every broadcast, retransmissions included."""
 
     async def publish(self, frames: Sequence[Frame]) -> Sequence[int]:
         await super().publish([frame for frame in frames if frame.partition != ALL_NODES])
         return [1] * len(frames)
 
 
-def test_what_is_lost_is_counted_and_makes_the_status_1(capsys: pytest.CaptureFixture[str]) -> None:
-    eventbus_core.register("forgetful", Forgetful)
+def test_a_lost_event_is_counted_and_makes_the_status_1(capsys: pytest.CaptureFixture[str]) -> None:
+    eventbus.register("forgetful", Forgetful)
     with pytest.raises(SystemExit) as ended:
         main(["demo", "forgetful://", "--nodes", "2", "--seconds", "0.2", "--json"])
     assert ended.value.code == 1

@@ -1,4 +1,4 @@
-"""``eventbus doctor``: what it finds on servers that are well, and on servers that are not."""
+"""``eventbus doctor``: its findings on healthy servers, and on servers with a fault."""
 
 from __future__ import annotations
 
@@ -11,13 +11,17 @@ import pytest
 from redis import Redis
 
 import eventbus
-from eventbus_core import Finding, TransportURI, load_backend
+from eventbus_core.api.discovery import load_backend
+from eventbus_core.backend import Finding, TransportURI
+from eventbus_core.errors import EventBusError
 from eventbus_core.options import parse_options
-from eventbus_redis.diagnosis import encryption
+from eventbus_redis.checks import encryption, read_settings
+from eventbus_redis.commands import Commands
 from eventbus_redis.options import RedisOptions
+from eventbus_redis.server import Server
 from tests.cli.nodes import two_nodes
 from tests.cli.programs import run
-from tests.servers import RedisServer, free_port
+from tests.servers import HOST, RedisServer, free_port
 
 CHECKS = [
     *("connection", "server", "TLS", "rights", "output buffer", "memory", "clock", "round trip"),
@@ -32,13 +36,13 @@ def examined(uri: str, status: int) -> dict[str, Finding]:
 
 
 def redis(server: RedisServer, *commands: str) -> None:
-    """Have *server* do *commands*."""
+    """Run *commands* on *server*."""
     with Redis(port=server.port) as connection:
         for command in commands:
             connection.execute_command(*shlex.split(command))
 
 
-async def test_on_a_server_that_is_well_all_is_ok(redis_server: RedisServer) -> None:
+async def test_every_check_of_a_healthy_server_is_ok(redis_server: RedisServer) -> None:
     async with two_nodes(redis_server.uri) as place:
         done = await place.run("doctor", "--json")
         shown = await place.run("doctor")
@@ -50,51 +54,74 @@ async def test_on_a_server_that_is_well_all_is_ok(redis_server: RedisServer) -> 
     assert done.returncode == 0
 
 
-def test_a_backend_without_checks_of_its_own_is_tried_out() -> None:
+def test_a_backend_without_own_checks_gets_the_common_ones() -> None:
     assert examined("memory://", 0).keys() == {"connection", "round trip", "namespace", "nodes", "versions"}
+
+
+def test_an_empty_namespace_is_said_to_be_empty() -> None:
+    assert examined("memory://", 0)["nodes"].detail == "none is live in this namespace"
 
 
 def test_a_server_that_is_down() -> None:
     found = examined("redis://user:secret@127.0.0.1:1/0", 1)
     assert found.keys() == {"connection"}
     assert "secret" not in found["connection"].detail
-    assert "start the broker" in found["connection"].mend
+    assert "start the broker" in found["connection"].hint
 
 
-def test_settings_that_lose_data_are_found_and_the_mend_works(redis_server: RedisServer) -> None:
+def test_settings_that_lose_data_are_found_and_the_hint_corrects_them(redis_server: RedisServer) -> None:
     redis(redis_server, "CONFIG SET maxmemory 100mb maxmemory-policy allkeys-lru")
     redis(redis_server, "CONFIG SET client-output-buffer-limit 'pubsub 64kb 64kb 10'")
     found = examined(redis_server.uri, 1)
     assert (found["memory"].level, found["output buffer"].level) == ("error", "warning")
     assert found["output buffer"].detail.startswith("subscribers are cut at 64 KiB, 64 KiB for 10 s; up to 256 KiB")
-    redis(redis_server, *(found[check].mend.partition(",")[0] for check in ("memory", "output buffer")))
+    redis(redis_server, *(found[check].hint.partition(",")[0] for check in ("memory", "output buffer")))
     found = examined(redis_server.uri, 0)
     assert (found["memory"].level, found["output buffer"].level) == ("ok", "ok")
 
 
-def test_rights_that_lack_are_named_and_the_mend_works(redis_server: RedisServer) -> None:
+def test_missing_rights_are_named_and_the_hint_grants_them(redis_server: RedisServer) -> None:
     redis(redis_server, "ACL SETUSER app on >secret resetchannels ~eventbus:* &eventbus:* +@all -@admin -hset -evalsha")
     uri = redis_server.uri.replace("//", "//app:secret@")
     found = examined(uri, 1)
     assert found["rights"].level == "error"
-    assert "may not do HSET, EVALSHA" in found["rights"].detail
+    assert "may not run HSET, EVALSHA" in found["rights"].detail
     assert "secret" not in str(found)
     assert found["memory"].level == "unknown"
-    redis(redis_server, found["rights"].mend)
+    redis(redis_server, found["rights"].hint)
     assert examined(uri, 0)["rights"].level == "ok"
+
+
+def test_rights_that_only_retained_topics_need_are_a_warning(redis_server: RedisServer) -> None:
+    redis(redis_server, "ACL SETUSER app on >secret ~eventbus:* &eventbus:* +@all -xadd -xdel -xrange")
+    found = examined(redis_server.uri.replace("//", "//app:secret@"), 0)
+    assert found["rights"].level == "warning"
+    assert "may not run XADD, XRANGE, XDEL, which retained topics need" in found["rights"].detail
+    assert found["rights"].hint.endswith("+xadd +xrange +xdel")
+
+
+async def test_settings_that_a_server_does_not_tell(redis_server: RedisServer) -> None:
+    """Managed services answer CONFIG GET, but leave out what their customers may not see."""
+    commands = Commands(Server(TransportURI.parse(redis_server.uri), RedisOptions()), 5.0)
+    try:
+        assert await read_settings(commands, "maxmemory") == {"maxmemory": "0"}
+        with pytest.raises(EventBusError, match="the answer lacks no-such-setting"):
+            await read_settings(commands, "maxmemory", "no-such-setting")
+    finally:
+        commands.close()
 
 
 def test_a_channel_that_may_not_be_subscribed_to(redis_server: RedisServer) -> None:
     redis(redis_server, "ACL SETUSER app on >secret ~eventbus:* resetchannels +@all")
     found = examined(redis_server.uri.replace("//", "//app:secret@"), 1)
     assert found["connection"].level == "error"
-    assert "ACL SETUSER" in found["connection"].detail
+    assert "eventbus acl" in found["connection"].detail
     assert found["rights"].level == "error"
-    assert "&eventbus:default:*" in found["rights"].mend
+    assert "&eventbus:default:*" in found["rights"].hint
 
 
-def test_a_server_that_keeps_its_settings_to_itself(tmp_path: Path) -> None:
-    """As managed services do."""
+def test_a_server_without_config(tmp_path: Path) -> None:
+    """Managed services rename or close CONFIG."""
     with RedisServer(tmp_path, "--rename-command", "CONFIG", "") as server:
         found = examined(server.uri, 0)
     assert {check for check, finding in found.items() if finding.level != "ok"} == {"output buffer", "memory"}
@@ -105,7 +132,7 @@ def test_a_replica_is_no_primary(redis_server: RedisServer) -> None:
     redis(redis_server, "REPLICAOF 127.0.0.1 1")
     found = examined(redis_server.uri, 1)
     assert found["server"].level == "error"
-    assert "name its primary" in found["server"].mend
+    assert "name its primary" in found["server"].hint
 
 
 def test_a_server_of_a_cluster_is_refused(tmp_path: Path) -> None:
@@ -119,12 +146,12 @@ async def test_a_namespace_of_another_lane_count(redis_uri: str) -> None:
         done = await place.run("doctor", f"{place.uri}&lanes=32", "--json")
     finding = next(row for row in json.loads(done.stdout) if row["check"] == "namespace")
     assert finding["level"] == "error"
-    assert "lanes=" in finding["mend"]
+    assert "lanes=, retain= and retain_clients=" in finding["hint"]
 
 
 async def test_nodes_of_another_version(redis_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     async with two_nodes(redis_uri) as place:
-        monkeypatch.setattr("eventbus_core.node.__version__", "0.0.9")
+        monkeypatch.setattr("eventbus_core.node.snapshot.__version__", "0.0.9")
         done = await place.run("doctor", "--json")
     found = {row["check"]: Finding(**row) for row in json.loads(done.stdout)}
     assert found["versions"].level == "warning"
@@ -132,7 +159,7 @@ async def test_nodes_of_another_version(redis_uri: str, monkeypatch: pytest.Monk
     assert found["nodes"].level == "ok"
 
 
-async def test_what_is_tried_leaves_nothing_behind(redis_server: RedisServer) -> None:
+async def test_checks_leave_no_keys_behind(redis_server: RedisServer) -> None:
     uri = TransportURI.parse(redis_server.uri)
     await load_backend("redis")(uri, "doctor").diagnose()
     with Redis(port=redis_server.port) as connection:
@@ -145,14 +172,29 @@ async def test_what_is_tried_leaves_nothing_behind(redis_server: RedisServer) ->
         ("redis://localhost", "ok"),
         ("redis://127.0.0.1", "ok"),
         ("unix:///redis.sock", "ok"),
-        ("redis://10.0.0.1", "warning"),
+        ("redis://redis.example", "warning"),
         ("redis://redis.internal", "warning"),
         ("rediss://redis.internal", "ok"),
         ("rediss://redis.internal?ssl_cert_reqs=none", "warning"),
     ],
 )
-def test_what_travels_in_the_clear_is_found(uri: str, level: str) -> None:
+def test_plain_text_traffic_is_found(uri: str, level: str) -> None:
     parsed = TransportURI.parse(uri)
     finding = encryption(parsed, parse_options(RedisOptions, parsed.options))
     assert finding.level == level
-    assert bool(finding.mend) == (level != "ok")
+    assert bool(finding.hint) == (level != "ok")
+
+
+def test_the_replicas_of_a_server_are_shown(redis_server: RedisServer, tmp_path: Path) -> None:
+    redis(redis_server, "CONFIG SET repl-diskless-sync-delay 0")
+    with RedisServer(tmp_path, "--replicaof", f"{HOST} {redis_server.port}"), Redis(port=redis_server.port) as admin:
+        admin.wait(1, 20_000)
+        assert "with 1 replicas; frames are published by a script" in examined(redis_server.uri, 0)["server"].detail
+
+
+def test_the_right_to_ask_for_replicas_is_optional(redis_server: RedisServer) -> None:
+    redis(redis_server, "ACL SETUSER app on >secret ~eventbus:* &eventbus:* +@all -role")
+    found = examined(redis_server.uri.replace("//", "//app:secret@"), 0)["rights"]
+    assert found.level == "warning"
+    assert "may not run ROLE, which keeps frames out of the replication stream" in found.detail
+    assert found.hint.endswith("+role")

@@ -1,8 +1,9 @@
-"""What docs/cli.md shows is what the commands print, but for the numbers."""
+"""The commands print what docs/cli.md shows, except for the numbers."""
 
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -15,9 +16,11 @@ from tests.cli.programs import TIMEOUT, environment
 
 PAGE = Path(__file__).parents[2] / "docs" / "cli.md"
 SHOWN = re.compile(r"^```sh\n([^`]+)```\n\n<!-- output -->\n```text\n([^`]*)```$", re.MULTILINE)
+EXAMPLE_URI = re.compile(r"'redis://[^?]+\?(retain=[^']+)'")
+POSITION = re.compile(r"\b[0-9a-z]+:\d+-[0-9a-z]+\b")
 EXAMPLES = SHOWN.findall(PAGE.read_text(encoding="utf-8"))
 VOLATILE = (
-    (r"\bvalkey\b", "redis"),  # which of the two the machine has
+    (r"\bvalkey\b", "redis"),  # depends on the machine
     (r"redis://[^\s/]+", "redis://"),
     (r"cli-[0-9a-f]{32}", "default"),
     (r"cli-[0-9a-f]{8}", "cli"),
@@ -28,14 +31,14 @@ VOLATILE = (
 
 
 def normal(text: str) -> str:
-    """*text* without what differs from run to run."""
+    """*text* without the parts that differ from run to run."""
     for pattern, plain in VOLATILE:
         text = re.sub(pattern, plain, text)
     return " ".join(text.split())
 
 
 async def printed(place: Place, script: str) -> str:
-    """What the shell *script* prints, on both streams, while server-1 publishes orders and server-2 handles them."""
+    """The output of the shell *script* on both streams, while server-1 publishes orders and server-2 handles them."""
     function = f'eventbus() {{ "{sys.executable}" -m eventbus "$@"; }}\n'
     env = environment(EVENTBUS_URI=place.uri, COLUMNS="120")
     with anyio.fail_after(TIMEOUT):
@@ -53,15 +56,33 @@ async def publish(place: Place) -> None:
         await anyio.sleep(0.02)
 
 
+(RETAINED,) = [example for example in EXAMPLES if EXAMPLE_URI.search(example[0])]
+EXAMPLES.remove(RETAINED)
+
+
 @pytest.mark.parametrize(("script", "output"), EXAMPLES, ids=[script.partition("\n")[0] for script, _ in EXAMPLES])
 async def test_a_command_prints_what_the_page_shows(redis_uri: str, script: str, output: str) -> None:
     async with two_nodes(redis_uri) as place:
 
         @place.two.on("order.count")
         def count(event: object) -> None:
-            """Take what the page sends to this node."""
+            """Handle the event that the page sends to this node."""
 
         assert normal(await printed(place, script)) == normal(output)
+
+
+async def test_the_history_is_printed_as_the_page_shows(redis_uri: str) -> None:
+    script, output = RETAINED
+    (retain,) = EXAMPLE_URI.findall(script)
+    async with two_nodes(redis_uri, retain) as place:
+        await place.one.publish("chat.room.42", {"text": "hi"}, durable=True)
+        await place.two.publish("chat.room.42", {"text": "hello"}, durable=True)
+        shown = dict.fromkeys(POSITION.findall(output))
+        actual = [event.position or "" for event in await place.one.history("chat.room.42")]
+        for position, own in zip(shown, actual, strict=True):
+            script, output = script.replace(position, own), output.replace(position, own)
+        script = EXAMPLE_URI.sub(shlex.quote(place.uri), script)
+        assert await printed(place, script) == output
 
 
 def test_the_page_has_every_command() -> None:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventbus_core.cli.demo.plan import Plan, client_name, node_name
-from eventbus_core.names import check_client, check_identifier, check_topic
+from eventbus_core.model.names import check_client, check_identifier, check_topic
 
 plans = st.builds(Plan, st.just("demo"), st.integers(1, 9), st.integers(1, 60), st.just(1.0))
 
@@ -21,7 +21,7 @@ def test_each_client_has_one_node_and_nodes_have_equal_shares(plan: Plan) -> Non
 
 @given(plans)
 def test_streams_are_told_apart(plan: Plan) -> None:
-    """Each pair of a sender and a receiver has a stream of its own, which says who they are."""
+    """Each pair of a sender and a receiver has a stream of its own, which identifies both."""
     ends = [(sender, receiver) for sender in range(plan.nodes) for receiver in range(plan.receivers)]
     assert [plan.ends(plan.stream(*pair)) for pair in ends] == ends
     assert len({plan.stream(*pair) for pair in ends}) == len(ends)
@@ -47,13 +47,13 @@ def test_names_keep_the_rules(plan: Plan) -> None:
 
 @given(plans)
 def test_a_topic_has_a_few_subscribers_however_many_clients_there_are(plan: Plan) -> None:
-    """No topic has subscribers without bound, lest topics take over from what is addressed."""
+    """The number of subscribers of a topic is bounded, so that events to topics do not outnumber events to clients."""
     subscribers = Counter(topic for client in range(plan.clients) for topic in plan.topics_of(client))
     assert max(subscribers.values()) <= 10
 
 
 @given(plans)
 def test_a_round_goes_to_every_client_once(plan: Plan) -> None:
-    """What a node sends is spread evenly over all clients."""
+    """A node spreads its events evenly over all clients."""
     for sender in range(plan.nodes):
         assert sorted(plan.rounds(sender)) == list(range(plan.clients))

@@ -1,4 +1,4 @@
-"""``eventbus publish``, ``send`` and ``broadcast``: what arrives, and what is said of what cannot be sent."""
+"""``eventbus publish``, ``send`` and ``broadcast``: the events that arrive, and the errors about those that cannot."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from eventbus_core.cli.lines import read_lines
+from eventbus_core.cli.stdin_lines import read_lines
 from tests.cli.nodes import end_of, two_nodes
 from tests.cli.programs import TIMEOUT
 from tests.servers import RedisServer
@@ -57,16 +57,16 @@ async def test_a_file_is_read_too(redis_uri: str, tmp_path: Path) -> None:
         assert await place.has_handled(2) == [1, 2]
 
 
-async def test_a_bad_line_ends_it_and_is_named(redis_uri: str) -> None:
+async def test_a_bad_line_ends_it_and_its_number_is_shown(redis_uri: str) -> None:
     async with two_nodes(redis_uri) as place:
         done = await place.run("publish", "order.x", "-", stdin=MIXED)
         assert done.returncode == 1
-        assert done.stderr.startswith("error: line 3: not JSON: ")
+        assert done.stderr.startswith("error: line 3: '{\"id\":' is not JSON: ")
         assert done.stderr.endswith("\n1 sent, 1 failed\n")
         assert await place.has_handled(1) == [{"id": 1}]
 
 
-async def test_the_rest_goes_on_if_told_so(redis_uri: str) -> None:
+async def test_keep_going_sends_the_lines_after_a_bad_one(redis_uri: str) -> None:
     async with two_nodes(redis_uri) as place:
         done = await place.run("send", "acme/bob", "a", "-", "--keep-going", stdin=MIXED)
         assert done.returncode == 1
@@ -78,22 +78,24 @@ async def test_the_rest_goes_on_if_told_so(redis_uri: str) -> None:
 async def test_lines_can_be_text(redis_uri: str) -> None:
     async with two_nodes(redis_uri) as place:
         done = await place.run("publish", "order.x", "-", "--text", "--keep-going", stdin=b"one\r\n\n\xff\nlast")
-        assert done.stderr.startswith("error: line 3: not UTF-8: ")
+        assert done.stderr.startswith(r"error: line 3: b'\xff' is not UTF-8: ")
         assert await place.has_handled(3) == ["one", "", "last"]
 
 
 @pytest.mark.parametrize(
     ("arguments", "status", "said"),
     [
-        (("send", "acme/nobody", "a"), 1, "error: nobody on the bus is 'acme/nobody'"),
+        (("send", "acme/carol", "a"), 1, "error: no node holds client 'acme/carol'"),
         (("send", "@server-2", "unheard.of"), 1, "unheard.of for @server-2 was not handled: no handler"),
-        (("publish", "order.x", "{"), 1, "error: not JSON: "),
+        (("publish", "order.x", "{"), 2, "error: '{' is not JSON: "),
         (("publish", "order.x", "x" * 100, "--text", "--uri", "{uri}&max_event_size=64"), 1, "the limit is 64"),
         (("publish", "order.*", "1"), 2, "error: 'order.*' is not a valid topic"),
         (("send", "acme/", "a"), 2, "is not a valid client"),
     ],
 )
-async def test_what_cannot_be_sent_is_said(redis_uri: str, arguments: tuple[str, ...], status: int, said: str) -> None:
+async def test_an_event_that_cannot_be_sent_is_an_error(
+    redis_uri: str, arguments: tuple[str, ...], status: int, said: str
+) -> None:
     async with two_nodes(redis_uri) as place:
         done = await place.run(*(argument.replace("{uri}", place.uri) for argument in arguments))
     assert done.returncode == status
@@ -101,7 +103,7 @@ async def test_what_cannot_be_sent_is_said(redis_uri: str, arguments: tuple[str,
     assert "Traceback" not in done.stderr
 
 
-async def test_it_reads_no_faster_than_the_broker_takes(redis_server: RedisServer) -> None:
+async def test_it_reads_no_faster_than_the_broker_accepts(redis_server: RedisServer) -> None:
     lines = [f'"{number:01000}"' for number in range(4000)]
     rest = "\n".join(lines[1:]).encode()
     async with two_nodes(redis_server.uri) as place:
@@ -120,7 +122,7 @@ async def test_it_reads_no_faster_than_the_broker_takes(redis_server: RedisServe
 
 
 async def write_until_full(pipe: int, data: bytes) -> int:
-    """Write to *pipe* what it takes until it has taken nothing for a while; return how much that was."""
+    """Write to *pipe* until it accepts nothing for half a second; return how much it accepted."""
     os.set_blocking(pipe, False)
     written = 0
     with suppress(TimeoutError):
@@ -132,7 +134,7 @@ async def write_until_full(pipe: int, data: bytes) -> int:
     return written
 
 
-async def test_what_was_accepted_is_drained_after_a_signal(redis_uri: str) -> None:
+async def test_accepted_events_are_drained_after_a_signal(redis_uri: str) -> None:
     async with two_nodes(redis_uri) as place:
         with place.start("publish", "order.x", "-", stdin=subprocess.PIPE) as process:
             assert process.stdin is not None
@@ -144,7 +146,7 @@ async def test_what_was_accepted_is_drained_after_a_signal(redis_uri: str) -> No
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-async def test_a_signal_in_the_midst_of_a_stream_loses_nothing_of_what_was_accepted(
+async def test_a_signal_during_a_stream_loses_no_accepted_event(
     redis_uri: str, number: signal.Signals, status: int
 ) -> None:
     async with two_nodes(redis_uri) as place:

@@ -1,4 +1,4 @@
-"""Tallies: what nodes report adds up to what was accepted; latencies are known within their steps."""
+"""The tallies of nodes add up to the accepted events; latencies are known within the steps of the histogram."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventbus_core.cli.demo.check import Checker, body_of
-from eventbus_core.cli.demo.latency import STEPS, Histogram
+from eventbus_core.cli.demo.latency_histogram import STEPS, LatencyHistogram
 from eventbus_core.cli.demo.plan import Plan
 from eventbus_core.cli.demo.summary import summarise
-from eventbus_core.cli.demo.tally import Tally, add_up, tally_node
+from eventbus_core.cli.demo.tally import Tally, add_tallies, tally_node
 
 SECOND = 1_000_000_000
 durations = st.lists(st.integers(2, 10**12), min_size=1)
@@ -32,7 +32,7 @@ def receivers_of(plan: Plan, node: int) -> list[list[int]]:
 
 
 def run(plan: Plan, accepted: list[list[int]], lost: Set[tuple[int, int, int]] = frozenset()) -> list[Tally]:
-    """Deliver all that was accepted, but for the events (sender, receiver, number) that are *lost*."""
+    """Deliver all accepted events except those (sender, receiver, number) that are *lost*."""
     tallies = []
     for node in range(plan.nodes):
         checkers = []
@@ -45,7 +45,7 @@ def run(plan: Plan, accepted: list[list[int]], lost: Set[tuple[int, int, int]] =
                         if (sender, receiver, number) not in lost:
                             checker.take(stream, number, body_of(stream, number))
             checkers.append(checker)
-        latencies = Histogram()
+        latencies = LatencyHistogram()
         latencies.add(1000 * (node + 1))
         tallies.append(
             tally_node(
@@ -63,10 +63,10 @@ def run(plan: Plan, accepted: list[list[int]], lost: Set[tuple[int, int, int]] =
 
 
 @given(demos())
-def test_all_that_was_accepted_is_delivered_by_its_kind(demo: tuple[Plan, list[list[int]]]) -> None:
+def test_deliveries_are_counted_by_kind(demo: tuple[Plan, list[list[int]]]) -> None:
     """Without faults, deliveries are the accepted events times their receivers, kind by kind."""
     plan, accepted = demo
-    total = add_up(run(plan, accepted))
+    total = add_tallies(run(plan, accepted))
     clients = range(plan.clients)
     assert total.sent == sum(map(sum, accepted))
     assert total.local + total.remote == sum(row[client] for row in accepted for client in clients)
@@ -82,11 +82,11 @@ def test_all_that_was_accepted_is_delivered_by_its_kind(demo: tuple[Plan, list[l
 
 @given(demos(), st.data())
 def test_a_lost_event_is_lost_to_each_of_its_receivers(demo: tuple[Plan, list[list[int]]], data: st.DataObject) -> None:
-    """What is lost is the number of deliveries that did not happen, and the summary says so."""
+    """The loss is the number of deliveries that did not take place, and the summary says so."""
     plan, accepted = demo
     events = [(s, r, n) for s, row in enumerate(accepted) for r, count in enumerate(row) for n in range(count)]
     lost = data.draw(st.sets(st.sampled_from(events)) if events else st.just(set()))
-    total = add_up(run(plan, accepted, lost))
+    total = add_tallies(run(plan, accepted, lost))
     times = [
         receivers.count(event[1])
         for event in lost
@@ -99,20 +99,20 @@ def test_a_lost_event_is_lost_to_each_of_its_receivers(demo: tuple[Plan, list[li
     assert summary.flawless == (not total.lost)
 
 
-def test_an_event_that_came_without_having_been_accepted_is_a_double() -> None:
+def test_a_delivery_of_an_event_that_was_not_accepted_is_a_duplicate() -> None:
     plan = Plan("demo", 1, 1, 1.0)
     checker = Checker(plan.streams_to([0]))
     for number in range(3):
         checker.take(0, number, body_of(0, number))
     accepted = [[2] + [0] * (plan.receivers - 1)]
-    tally = tally_node(plan, 0, [checker], accepted, last=0, latencies=Histogram(), refusals={}, notes={})
+    tally = tally_node(plan, 0, [checker], accepted, last=0, latencies=LatencyHistogram(), refusals={}, notes={})
     assert (tally.expected, tally.delivered, tally.lost, tally.duplicated) == (2, 3, 0, 1)
 
 
 def test_the_rate_is_taken_from_the_common_start_to_the_last_delivery() -> None:
     plan = Plan("demo", 2, 2, 1.0)
     accepted = [[10, 10] + [0] * (plan.receivers - 2)] * 2
-    total = add_up(run(plan, accepted))
+    total = add_tallies(run(plan, accepted))
     summary = summarise("memory://user:secret@host", plan, total, SECOND)
     assert total.last == 3 * SECOND
     assert summary.events_per_second == 40 / 2
@@ -122,7 +122,7 @@ def test_the_rate_is_taken_from_the_common_start_to_the_last_delivery() -> None:
 @given(durations, st.sampled_from([0.01, 0.5, 0.99, 1.0]))
 def test_a_quantile_is_known_within_half_a_step(values: list[int], share: float) -> None:
     """The quantile of a histogram is that of its values, within half a step."""
-    histogram = Histogram()
+    histogram = LatencyHistogram()
     for value in values:
         histogram.add(value)
     exact = sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
@@ -133,17 +133,17 @@ def test_a_quantile_is_known_within_half_a_step(values: list[int], share: float)
 
 @given(st.lists(durations, min_size=1))
 def test_histograms_add_up(parts: list[list[int]]) -> None:
-    """Those of many nodes, sent as JSON and put together, are that of all values."""
-    every, total = Histogram(), Histogram()
+    """The histograms of many nodes, sent as JSON and added, equal the histogram of all values."""
+    every, total = LatencyHistogram(), LatencyHistogram()
     for values in parts:
-        part = Histogram()
+        part = LatencyHistogram()
         for value in values:
             part.add(value)
             every.add(value)
         sent = msgspec.json.decode(msgspec.json.encode(dict(part.counts)), type=dict[int, int])
-        total.include(Histogram(sent.items()))
+        total.include(LatencyHistogram(sent.items()))
     assert total.counts == every.counts
 
 
 def test_an_empty_histogram_has_no_quantile() -> None:
-    assert Histogram().quantile(0.5) is None
+    assert LatencyHistogram().quantile(0.5) is None

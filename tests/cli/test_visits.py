@@ -1,4 +1,4 @@
-"""Commands that visit a bus: what they show of it, how they end, and what they never show."""
+"""Commands that join a bus: their output, their exit status, and no password in either."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ async def test_clients_are_shown_with_their_nodes(redis_uri: str, options: tuple
 async def test_explains_where_a_client_is(redis_uri: str) -> None:
     async with two_nodes(redis_uri) as place:
         shown = await place.run("explain", "acme/alice")
-        nobody = await place.run("explain", "acme/nobody", "--json")
+        unheld = await place.run("explain", "acme/carol", "--json")
     assert shown.returncode == 0
-    assert "acme/alice is held by node server-1" in shown.stdout
+    assert "holds acme/alice with epoch" in shown.stdout
     assert "partition n:server-1" in shown.stdout
-    assert nobody.returncode == 1
-    assert json.loads(nobody.stdout)["owner"] is None
+    assert unheld.returncode == 1
+    assert json.loads(unheld.stdout)["owner"] is None
 
 
 async def test_top_shows_the_counters_of_all_nodes(redis_uri: str) -> None:
@@ -78,7 +78,7 @@ async def test_top_shows_the_counters_of_all_nodes(redis_uri: str) -> None:
     assert [line.split()[-1] for line in table[2:]] == ["none", "none"]
 
 
-async def test_tail_shows_what_matches(redis_uri: str) -> None:
+async def test_tail_shows_matching_events(redis_uri: str) -> None:
     async with two_nodes(redis_uri) as place:
         with place.start("tail", "order.*", "--count", "3", "--json") as process:
             assert (await error_line(process)).startswith("listening as @cli-")
@@ -98,11 +98,11 @@ async def test_tail_shows_what_matches(redis_uri: str) -> None:
     assert process.returncode == 0
 
 
-async def test_tail_can_be_a_client_but_takes_it_only_if_told_to(redis_uri: str) -> None:
+async def test_tail_claims_a_client_but_takes_it_over_only_with_takeover(redis_uri: str) -> None:
     async with two_nodes(redis_uri) as place:
         refused = await place.run("tail", "--client", "acme/alice")
         assert refused.returncode == 2
-        assert "held by node 'server-1'; to take it, say --takeover" in refused.stderr
+        assert "node 'server-1' holds client 'acme/alice'; to take it over, add --takeover" in refused.stderr
         arguments = ("tail", "news.>", "--client", "acme/alice", "--takeover", "--count", "2")
         with place.start(*arguments) as process:
             assert await error_line(process) == "listening as acme/alice\n"
@@ -119,7 +119,7 @@ async def test_tail_can_be_a_client_but_takes_it_only_if_told_to(redis_uri: str)
     [("tail",), ("tail", "--client", "acme/zoe"), ("publish", "order.x", "-"), ("top",), ("top", "--json")],
     ids=" ".join,
 )
-async def test_a_signal_ends_it_in_good_order(
+async def test_a_signal_ends_it_and_its_node_leaves(
     redis_uri: str, arguments: tuple[str, ...], number: signal.Signals, status: int
 ) -> None:
     async with two_nodes(redis_uri) as place:
@@ -136,7 +136,7 @@ async def test_a_signal_ends_it_in_good_order(
         assert await place.one.locate("acme/zoe") is None
 
 
-async def test_ends_well_when_nobody_reads_on(redis_uri: str) -> None:
+async def test_ends_with_status_0_when_the_reader_of_its_output_has_gone(redis_uri: str) -> None:
     async with two_nodes(redis_uri) as place:
         with place.start("tail", "--json") as process:
             await error_line(process)

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import builtins
-import sys
-from typing import Any
-
 import pytest
 
 import eventbus
-from eventbus_core import BackendLoadError, OptionError, TransportUnavailable, UnknownBackendError, load_backend
-from eventbus_core.testing import ChaosTransport
+from eventbus_core.api.discovery import load_backend
+from eventbus_core.backend import Finding, TransportURI
+from eventbus_core.errors import OptionError, TransportUnavailable, UnknownBackendError
+from eventbus_core.testing import ChaosTransport, chaos_around
 from eventbus_core.testing.hosts import fresh_namespace
-from eventbus_core.testing.parties import Party, numbered, parties
-from eventbus_core.testing.transport_suite import LANE
+from eventbus_core.testing.simulation.bare_nodes import LANE, BareNode, bare_nodes, numbered
+from eventbus_memory import MemoryTransport
 
 LAST = b"last"
 
 
-async def fate(faults: str, count: int = 300) -> Party:
+async def fate(faults: str, count: int = 300) -> BareNode:
     """What becomes of *count* frames on their way to a receiver with *faults*."""
     space = fresh_namespace()
     async with (
-        parties("memory://chaos", "n0", namespace=space) as (one,),
-        parties(f"chaos+memory://chaos?{faults}", "n1", namespace=space) as (two,),
+        bare_nodes("memory://chaos", "n0", namespace=space) as (one,),
+        bare_nodes(f"chaos+memory://chaos?{faults}", "n1", namespace=space) as (two,),
     ):
         await two.join(LANE)
         await one.publish(LANE, *numbered(count))
@@ -32,7 +30,7 @@ async def fate(faults: str, count: int = 300) -> Party:
     return two
 
 
-def numbers(party: Party) -> list[int]:
+def numbers(party: BareNode) -> list[int]:
     return [int(data) for data in party.of(LANE) if data != LAST]
 
 
@@ -66,7 +64,7 @@ async def test_a_cut_loses_frames_and_says_so() -> None:
 
 async def test_a_cut_write_may_have_taken_any_number_of_frames() -> None:
     taken = set()
-    async with parties(f"chaos+memory://{fresh_namespace()}?cut=1&seed=3") as (one, _):
+    async with bare_nodes(f"chaos+memory://{fresh_namespace()}?cut=1&seed=3") as (one, _):
         (direct,) = [one.transport._inner]  # type: ignore[attr-defined]
         await direct.join([LANE])
         for _ in range(50):
@@ -85,7 +83,7 @@ async def test_a_seed_gives_the_same_faults_again() -> None:
 
 async def test_the_seed_is_told_if_it_was_made_up(caplog: pytest.LogCaptureFixture) -> None:
     load_backend("chaos+memory")  # the first who needs it makes it up
-    from eventbus_core.testing import chaos
+    from eventbus_core.wrappers import chaos
 
     chaos._seed_of_this_process.cache_clear()
     async with eventbus.connect("chaos+memory://", node="n0"), eventbus.connect("chaos+memory://", node="n1"):
@@ -94,7 +92,7 @@ async def test_the_seed_is_told_if_it_was_made_up(caplog: pytest.LogCaptureFixtu
     assert message.startswith("faults are drawn from seed=")
 
 
-async def test_a_bus_repairs_what_it_can() -> None:
+async def test_a_bus_repairs_losses() -> None:
     async with (
         eventbus.connect("chaos+memory://repair?drop=0.3&seed=5", node="n0") as one,
         eventbus.connect("chaos+memory://repair?drop=0.3&seed=5", node="n1") as two,
@@ -124,16 +122,12 @@ def test_it_promises_no_more_than_it_keeps() -> None:
     assert wrapped.capabilities.counts_receivers
 
 
-def test_without_the_extra_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = builtins.__import__
+async def test_the_broker_of_the_wrapped_transport_is_diagnosed() -> None:
+    found = [Finding("memory", "warning", "it is nearly full")]
 
-    def without_hypothesis(name: str, *args: Any, **kwargs: Any) -> Any:
-        if name == "hypothesis":
-            raise ImportError("No module named 'hypothesis'")
-        return real(name, *args, **kwargs)
+    class Diagnosed(MemoryTransport):
+        async def diagnose(self) -> list[Finding]:
+            return found
 
-    for module in [name for name in sys.modules if name.startswith("eventbus_core.testing")]:
-        monkeypatch.delitem(sys.modules, module)
-    monkeypatch.setattr(builtins, "__import__", without_hypothesis)
-    with pytest.raises(BackendLoadError, match=r"pip install 'eventbus-core\[testing\]'"):
-        load_backend("chaos+memory")
+    wrapped = chaos_around(Diagnosed)(TransportURI.parse("chaos+memory://?drop=0.1"), "n0")
+    assert await wrapped.diagnose() == found

@@ -1,6 +1,7 @@
 """The Redis backend, held against the guarantees."""
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 import pytest
 
@@ -23,3 +24,15 @@ class TestRedis(BackendSuite):
     @pytest.fixture
     def restart(self, server: RedisServer) -> Callable[[], object]:
         return server.restart
+
+    @pytest.fixture
+    def freeze(self, server: RedisServer) -> Callable[[], AbstractContextManager[object]]:
+        @contextmanager
+        def freeze() -> Iterator[None]:
+            server.pause()
+            try:
+                yield
+            finally:
+                server.resume()
+
+        return freeze

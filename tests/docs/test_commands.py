@@ -51,7 +51,20 @@ def named(*beginnings: list[str]) -> list[tuple[Path, list[str]]]:
 
 def test_no_command_is_of_a_kind_that_nobody_looks_at() -> None:
     looked_at = {"eventbus", "pip", "python", "python3", "bash"}
-    plain = {".", "curl", "echo", "export", "mypy", "printf", "ruff", "seq", "uvicorn", "zensical"}
+    plain = {
+        ".",
+        "curl",
+        "echo",
+        "export",
+        "gunicorn",
+        "lint-imports",
+        "mypy",
+        "printf",
+        "ruff",
+        "seq",
+        "uvicorn",
+        "zensical",
+    }
     assert {words[0] for _, words in COMMANDS} == looked_at | plain
 
 

@@ -9,9 +9,10 @@ from typing import Final
 
 import attrs
 
-from eventbus_core import ALL_NODES, Gap, lane_partition, node_partition
+from eventbus import Gap
+from eventbus_core.backend import ALL_NODES, lane_partition, node_partition
 from eventbus_core.cli.demo.plan import Plan, node_name
-from eventbus_core.topics import lane_of
+from eventbus_core.model.topics import lane_of
 from tests.faults.journal import Entry
 
 SAMPLED: Final = 16  # one event in so many has its latency taken
@@ -40,7 +41,7 @@ class Figures:
         reordered: how often one was handled after a later one of its stream.
         gaps: events reported missing to their receivers.
         reported: events reported undeliverable to their senders.
-        silent: lost events that nobody was told of, and gaps reported beside events that were not lost.
+        silent: lost events that were not reported, and gaps reported beside events that were not lost.
         premature: events reported undeliverable that were handled all the same.
         silence: the longest time, in seconds, without an event from another node, at the node where that was longest.
         p99: milliseconds from accepted to handled that 99 of 100 events did not exceed.
@@ -65,6 +66,7 @@ def audit(
     books: Mapping[int, Book],
     *,
     dead: Collection[int] = (),
+    left: Collection[int] = (),
     moved: bool = False,
     absent: Collection[int] = (),
 ) -> Figures:
@@ -74,6 +76,7 @@ def audit(
     Args:
         lanes: the partitions of topics, by receiver.
         dead: nodes that were killed: what they were the last to know of counts neither as sent nor as lost.
+        left: nodes that left in good order: what they accepted counts, and topics and broadcasts for them do not.
         moved: whether clients moved to other nodes: then gaps are compared per sender alone.
         absent: nodes whose own silence is no wonder.
     """
@@ -85,7 +88,7 @@ def audit(
             reported[stream].add(number)
     figures.reported = sum(map(len, reported.values()))
     unreported: Counter[tuple[str, str, str]] = Counter()  # by receiving node, sending node and partition
-    for (node, stream), numbers in _deliveries(plan, books, dead).items():
+    for (node, stream), numbers in _deliveries(plan, books, {*dead, *left}).items():
         sender, receiver = plan.ends(stream)
         came = _check_order(numbers, figures)
         end = max(came, default=-1) + 1 if sender in dead else max(accepted[stream], max(came, default=-1) + 1)
@@ -106,13 +109,13 @@ def audit(
             told[key] += gap.missed
     figures.gaps = told.total()
     figures.silent = sum(abs(unreported[key] - told[key]) for key in unreported | told)
-    figures.silence = _silence(plan, books, {*dead, *absent})
+    figures.silence = _silence(plan, books, {*dead, *left, *absent})
     figures.p99 = _latency(books, 0.99)
     return figures
 
 
 def _deliveries(
-    plan: Plan, books: Mapping[int, Book], dead: Collection[int]
+    plan: Plan, books: Mapping[int, Book], gone: Collection[int]
 ) -> Mapping[tuple[int, int], Sequence[int]]:
     """Return the numbers that came, in order, of each stream, at each node if all nodes receive it."""
     came: dict[tuple[int, int], list[int]] = {}
@@ -123,7 +126,7 @@ def _deliveries(
     entries.sort()
     for _, node, stream, number in entries:
         came[node if stream % plan.receivers >= plan.clients else -1, stream].append(number)
-    return {place: numbers for place, numbers in came.items() if place[0] not in dead}
+    return {place: numbers for place, numbers in came.items() if place[0] not in gone}
 
 
 def _check_order(numbers: Iterable[int], figures: Figures) -> set[int]:

@@ -21,9 +21,10 @@ class Proxy:
 
     Attributes:
         port: where it listens.
-        passing: while it is not set nothing is read and nothing comes through, and nobody is told; afterwards it does.
+        passing: while it is not set nothing is read or passed on, and neither side is told; afterwards it is.
         delay: seconds that everything takes on its way.
         dribble: whether one byte is delivered at a time.
+        target: the port that new connections lead to.
     """
 
     def __init__(self, target: int) -> None:
@@ -32,7 +33,7 @@ class Proxy:
         self.passing.set()
         self.delay = 0.0
         self.dribble = False
-        self._target = target
+        self.target = target
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -86,7 +87,7 @@ class Proxy:
         connection = socket.socket()
         connection.setblocking(False)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, CHUNK)  # what waits is to wait at the target
-        await asyncio.get_running_loop().sock_connect(connection, (HOST, self._target))
+        await asyncio.get_running_loop().sock_connect(connection, (HOST, self.target))
         return connection
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -64,7 +64,7 @@ async def test_3_subscribers_are_cut_ten_times_a_second(redis_server: RedisServe
     nothing_lost(here.figures)
 
 
-async def test_3_what_is_kept_no_more_is_reported_exactly(redis_server: RedisServer) -> None:
+async def test_3_events_that_are_no_longer_kept_are_reported_exactly(redis_server: RedisServer) -> None:
     """The frames kept to be sent again do not suffice: gaps tell how many events were lost, no more and no fewer."""
     name = "3 the same, `resend_size` of 1 kB"
     async with trial(name, redis_server, resend_size=1_000) as here:

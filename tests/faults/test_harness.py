@@ -16,12 +16,12 @@ import pytest
 
 from eventbus import Gap
 from eventbus_core.cli.demo.plan import Plan
-from tests.bus.support import DEADLINE, until
 from tests.faults.audit import Book, Figures, audit, lanes_of
 from tests.faults.journal import Entry, Journal, length, read
 from tests.faults.proxy import Proxy
 from tests.faults.table import Row, line, table
 from tests.servers import HOST
+from tests.support import DEADLINE, until
 
 PLAN = Plan("test", nodes=2, clients=2, seconds=0.0)  # node 0 holds client 0, node 1 client 1
 LANES = lanes_of(PLAN, 64)
@@ -33,7 +33,7 @@ def at(stream: int, *numbers: int, since: int = 0) -> list[Entry]:
     return [(stream, number, since + turn) for turn, number in enumerate(numbers, 1)]
 
 
-def test_what_came_in_order_and_once_is_delivered() -> None:
+def test_events_that_came_in_order_and_once_count_as_delivered() -> None:
     figures = audit(PLAN, LANES, {0: Book(sent=at(FAR, 0, 1, 2)), 1: Book(handled=at(FAR, 0, 1, 2, since=5))})
     assert attrs.astuple(figures)[:9] == (3, 3, 0, 0, 0, 0, 0, 0, 0)
 
@@ -65,15 +65,21 @@ def test_every_node_receives_a_topic() -> None:
     assert audit(PLAN, LANES, {**books, 1: told}).silent == 0
 
 
-def test_what_was_reported_undeliverable_is_not_silent() -> None:
+def test_events_reported_undeliverable_do_not_count_as_silent_losses() -> None:
     books = {0: Book(sent=at(FAR, 0, 1, 2), reported=at(FAR, 1, 2)), 1: Book(handled=at(FAR, 0, 1))}
     figures = audit(PLAN, LANES, books)
     assert (figures.lost, figures.reported, figures.premature, figures.silent) == (1, 2, 1, 0)
 
 
-def test_of_a_dead_node_only_what_was_heard_counts() -> None:
+def test_of_a_dead_node_only_events_that_arrived_count() -> None:
     books = {0: Book(sent=at(FAR, 0, 1, 2, 3)), 1: Book(handled=at(FAR, 0, 2))}
     figures = audit(PLAN, LANES, books, dead=[0])
+    assert (figures.sent, figures.lost, figures.silent) == (3, 1, 1)
+
+
+def test_of_a_node_that_left_all_that_it_accepted_counts_but_no_topic_for_it() -> None:
+    books = {0: Book(sent=at(FAR, 0, 1) + at(WIDE, 0)), 1: Book(handled=at(FAR, 0) + at(WIDE, 0))}
+    figures = audit(PLAN, LANES, books, left=[0])
     assert (figures.sent, figures.lost, figures.silent) == (3, 1, 1)
 
 

@@ -1,4 +1,4 @@
-"""Every node sends as fast as it can to the clients of one: senders wait, Redis cuts nobody, memory stays flat."""
+"""All nodes send as fast as they can to the clients of one: senders wait, Redis cuts no reader, memory stays flat."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LIMIT = 32 * 1024
 HOT = 0
 STOPPED = 1
 STOP = 5.0
-LAGGARD = 2.0  # the default of laggard_timeout
+LAGGARD = 1.0  # the default of slow_consumer_timeout
 
 
 async def heat(here: Trial) -> None:
@@ -44,7 +44,7 @@ async def test_6_every_node_at_full_speed_to_one(redis_server: RedisServer) -> N
 
 @pytest.mark.parametrize("milliseconds", [1, 5])
 async def test_6_to_handlers_that_take_their_time(redis_server: RedisServer, milliseconds: int) -> None:
-    """All of the node are slow: senders go at their pace, however long what was under way at first takes them."""
+    """All of the node are slow: senders go at their pace, however long the events in flight at the start take them."""
     name = f"6 the same, handlers take {milliseconds} ms"
     async with trial(name, redis_server, delay=milliseconds / 1000, resend_size=SMALL) as here:
         await heat(here)
@@ -69,7 +69,7 @@ async def test_6_the_others_go_on_while_a_node_is_stopped(redis_server: RedisSer
 
 @pytest.mark.parametrize("node", [STOPPED, HOT], ids=["sender", "receiver"])
 async def test_6_a_node_is_stopped_at_full_speed(redis_server: RedisServer, node: int) -> None:
-    """A sender: the others go on to the receiver. The receiver: they wait for it, and go on when it does."""
+    """A sender: the others go on to the receiver. The receiver: events wait for it until it goes on."""
     stopped = "the receiver" if node == HOT else "a sender"
     name = f"6 full speed to one node, {stopped} stopped for 5 s"
     async with trial(name, redis_server, absent=[HOT] if node == HOT else [], resend_size=SMALL) as here:
@@ -81,7 +81,7 @@ async def test_6_a_node_is_stopped_at_full_speed(redis_server: RedisServer, node
         await here.flowing(at=[HOT])
     nothing_lost(here.figures)
     assert here.cuts == 0
-    assert here.refused == [{}] * 3
+    assert set[str]().union(*here.refused) <= ({"TransportUnavailable"} if node == HOT else set())
     assert here.figures.silence < 2 * LAGGARD
 
 

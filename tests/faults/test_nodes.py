@@ -7,11 +7,11 @@ from pathlib import Path
 import anyio
 import pytest
 
-from tests.bus.support import until
 from tests.faults.form import CHOSEN, FORM
-from tests.faults.trial import Trial, nothing_lost, trial
+from tests.faults.trial import all_reported, nothing_lost, trial
 from tests.processes.support import Refused, gone
 from tests.servers import HOST, RedisServer
+from tests.support import until
 
 pytestmark = [
     pytest.mark.parametrize("anyio_backend", ["asyncio"]),
@@ -21,13 +21,6 @@ pytestmark = [
 VICTIM = 0
 HEIR = 1
 WITNESS = 2
-
-
-def all_reported(here: Trial) -> None:
-    """What was lost was reported; it may be, too, what was handled by a node that had no time to say so."""
-    assert here.figures.sent > 0
-    assert here.figures.silent == 0
-    assert here.figures.doubled == 0
 
 
 async def test_7_a_node_is_killed_and_its_clients_claimed_elsewhere(redis_server: RedisServer) -> None:
@@ -42,7 +35,7 @@ async def test_7_a_node_is_killed_and_its_clients_claimed_elsewhere(redis_server
     all_reported(here)
 
 
-async def test_7_a_node_is_killed_and_nobody_claims_its_clients(redis_server: RedisServer) -> None:
+async def test_7_a_node_is_killed_and_its_clients_are_not_claimed(redis_server: RedisServer) -> None:
     name = "7 node killed, its clients left alone"
     async with trial(name, redis_server, lease=FORM.lease, moved=True) as here:
         await here.load(FORM.rate)
@@ -75,7 +68,7 @@ async def test_9_the_broker_has_no_memory_left(redis_server: RedisServer) -> Non
         await here.load(FORM.rate)
         await here.flowing()
         here.command("CONFIG", "SET", "maxmemory", 1)
-        with pytest.raises(Refused, match=r"TransportUnavailable: .*used memory > 'maxmemory'"):
+        with pytest.raises(Refused, match=r"ClaimsSuspended: .*used memory > 'maxmemory'"):
             await here.nodes[HEIR].ask("try_claim")
         await anyio.sleep(2 * FORM.lease)
         await here.flowing()
@@ -86,21 +79,18 @@ async def test_9_the_broker_has_no_memory_left(redis_server: RedisServer) -> Non
 
 
 async def test_9_the_broker_is_demoted(redis_server: RedisServer, tmp_path: Path) -> None:
-    """It follows another primary, an empty one, and takes no writes; then it is the primary again."""
+    """It follows another primary, an empty one: nodes leave it, and events wait; then it is the primary again."""
     with RedisServer(tmp_path) as primary:
         async with trial("9 primary demoted (`READONLY`)", redis_server, lease=FORM.lease) as here:
             await here.load(FORM.rate)
             await here.flowing()
             here.command("REPLICAOF", HOST, primary.port)
             await until(lambda: here.command("ROLE")[3] == b"connected", "it follows the other")
-            with pytest.raises(
-                Refused, match=r"TransportUnavailable: .*(read only replica|the lease of node .* ended)"
-            ):
+            with pytest.raises(Refused, match=r"TransportUnavailable: .*(is a replica|the lease of node .* ended)"):
                 await here.nodes[HEIR].ask("try_claim")
             await anyio.sleep(2 * FORM.lease)
             reasons = [said["reason"] for said in here.nodes[HEIR].all("disconnected")]
-            assert any("read only replica" in reason for reason in reasons), reasons
-            await here.flowing()
+            assert any("read only replica" in reason or "is a replica" in reason for reason in reasons), reasons
             here.command("REPLICAOF", "NO", "ONE")
             await here.flowing()
             await here.nodes[HEIR].ask("try_claim")

@@ -1,4 +1,4 @@
-"""What these tests do to a bus makes it log; nobody needs to read it."""
+"""These tests make a bus log a lot, which no reader needs."""
 
 from __future__ import annotations
 

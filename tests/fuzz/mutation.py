@@ -10,12 +10,13 @@ from zlib import crc32
 
 import msgspec
 
-from eventbus_core.exchange import FAILURE, HANDED_OVER, STATS, TAKEN_OVER
-from eventbus_core.inquiry import ALIVE, ANSWER, GONE, QUESTION, SUPERSEDED
-from eventbus_core.losses import LOSS
-from eventbus_core.routing import MOVED, UNDELIVERABLE
-from eventbus_core.session import ASK, GRANT, LEFT, MISSING, WHERE
-from eventbus_core.session import GONE as NOTE_GONE
+from eventbus_core.mailbox.loss_markers import LOSS
+from eventbus_core.membership.peer_directory.messages import HEARTBEAT, LEAVING_NODE, QUERY, REPLY, SUPERSEDED
+from eventbus_core.node.snapshot import STATS
+from eventbus_core.routing.requests import FAILURE
+from eventbus_core.routing.takeover import HANDED_OVER, MOVED, TAKEN_OVER
+from eventbus_core.routing.undeliverable import UNDELIVERABLE
+from eventbus_core.session.protocol import ASK, AT, GRANT, MISSING, NOT_KEPT, RECEIVER_LEFT, WHERE
 
 encode = msgspec.msgpack.encode
 PREFIX: Final = Struct(">2sBBHI")
@@ -23,18 +24,18 @@ PREFIX: Final = Struct(">2sBBHI")
 NODES: Final = ("n1", "n2", "n3", "n.4", "n0", "", "*", "a b", "x" * 65)
 PARTITIONS: Final = ("n:n0", "all", "l:0", "l:1", "l:99", "n:n1", "", "x" * 100)
 NAMES: Final = ("alice", "acme/bob", "node", "owner", "epoch", "me", "")
-NOTES: Final = (ASK, NOTE_GONE, GRANT, LEFT, MISSING, WHERE, "from-the-future", "")
+NOTES: Final = (ASK, AT, GRANT, MISSING, NOT_KEPT, RECEIVER_LEFT, WHERE, "from-the-future", "")
 TYPES: Final = (
     *("order", "a.b.c", "", "*", ">", "a..b", "." * 300, "a." * 2000, LOSS, "$sys", "$sys.unknown"),
-    *(ALIVE, ANSWER, GONE, QUESTION, SUPERSEDED, FAILURE, HANDED_OVER, STATS, TAKEN_OVER, MOVED, UNDELIVERABLE),
+    *(HEARTBEAT, REPLY, LEAVING_NODE, QUERY, SUPERSEDED, FAILURE, HANDED_OVER, STATS, TAKEN_OVER, MOVED, UNDELIVERABLE),
 )
 TARGETS: Final = ("alice", "acme/bob", "@n0", "@n1", "#order", "#a.b.c", "*", "", "@", "#", "/", "x" * 3000)
 ALIVE_NODE: Final = {"node": "n1", "incarnation": 7, "lease": 10.0, "wire_version": 1, "lanes": 64}
 PAYLOADS: Final[dict[str, Any]] = {
-    ALIVE: ALIVE_NODE,
-    GONE: ALIVE_NODE,
-    QUESTION: {"me": ALIVE_NODE, "number": 5, "clients": ["alice"], "epochs": [9], "takeover": True},
-    ANSWER: {"me": ALIVE_NODE, "number": 5, "held": {"alice": 3}, "claiming": {"acme/bob": 4}},
+    HEARTBEAT: ALIVE_NODE,
+    LEAVING_NODE: ALIVE_NODE,
+    QUERY: {"me": ALIVE_NODE, "number": 5, "clients": ["alice"], "epochs": [9], "takeover": True},
+    REPLY: {"me": ALIVE_NODE, "number": 5, "held": {"alice": 3}, "claiming": {"acme/bob": 4}},
     SUPERSEDED: {"client": "acme/bob", "epoch": 3, "node": "n1"},
     TAKEN_OVER: {"client": "acme/bob", "epoch": 3, "node": "n1"},
     HANDED_OVER: "1-1",
@@ -124,9 +125,11 @@ class Mutator:
 
     def _note(self) -> list[Any]:
         luck = self._luck
-        return self._odd(
-            [luck.choice(NOTES), luck.randrange(1, 6), 1, self._number(), self._number(), self._partition()]
-        )
+        positions = [
+            self._odd([self._partition(), luck.randrange(1, 6), self._number(), self._position()])
+            for _ in range(luck.choice((0, 1, 2)))
+        ]
+        return self._odd([luck.choice(NOTES), luck.randrange(1, 6), 1, self._number(), self._number(), positions])
 
     def _payload(self, kind: str) -> Any:
         """Return data such as an event of that *kind* has, or any other."""

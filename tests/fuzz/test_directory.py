@@ -1,4 +1,4 @@
-"""Somebody writes into the keys of the directory: calls answer, or raise an error of ours; nothing ends."""
+"""Another program writes into the keys of the directory: calls answer or raise an EventBusError; no task ends."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pytest
 import redis
 
 from eventbus import Bus, EventBusError
-from tests.bus.support import Inbox, buses, until
 from tests.servers import RedisServer
+from tests.support import Inbox, buses, until
 
 ROUNDS = 150
 NAMES = (
@@ -68,11 +68,11 @@ def anyio_backend() -> str:
 
 
 def _spoil(server: redis.Redis, luck: random.Random) -> None:
-    """Write something into one of the keys, or in its place; not the terms: who finds others there has to go."""
+    """Write into a key or replace it; not the terms, because other terms end a node by design."""
     keys = [key for key in server.keys("eventbus:*") if isinstance(key, bytes)] or [b"eventbus:spoilt"]
     key = luck.choice(sorted(keys))
     value, name = luck.choice(VALUES), luck.choice(NAMES)
-    with suppress(redis.ResponseError):  # it is of another type: that, too, will be found
+    with suppress(redis.ResponseError):  # the key has another type now; the node has to cope with that too
         match luck.randrange(9):
             case 0:
                 server.set(key, value)
@@ -91,7 +91,7 @@ def _spoil(server: redis.Redis, luck: random.Random) -> None:
 
 
 async def _use(bus: Bus, number: int) -> None:
-    """Do all that asks the directory."""
+    """Use each call that asks the directory."""
     uses: list[Callable[[], Awaitable[object]]] = [
         lambda: bus.locate("alice"),
         lambda: bus.nodes(),
@@ -120,7 +120,7 @@ async def _claimed(bus: Bus, name: str) -> None:
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 async def test_g12_no_key_ends_a_node(redis_server: RedisServer, seed: int) -> None:
-    """Whatever is in the keys, every call answers or raises an EventBusError; once they are gone, all is well again."""
+    """Calls answer or raise an EventBusError, whatever the keys contain; after a FLUSHALL the bus works again."""
     luck = random.Random(seed)
     async with (
         buses(redis_server.uri, 2, lease=0.5, send_timeout=0.2) as (a, b),
@@ -139,7 +139,7 @@ async def test_g12_no_key_ends_a_node(redis_server: RedisServer, seed: int) -> N
             return len(inbox) > before
 
         await until(arrives, "events reach alice again")
-        await until(lambda: _knows_both(a), "both nodes are there again")
+        await until(lambda: _knows_both(a), "both nodes have entered again")
 
 
 async def _knows_both(bus: Bus) -> bool:

@@ -7,6 +7,7 @@ from contextlib import suppress
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
+from itertools import count
 from typing import Any, Literal
 from uuid import UUID
 
@@ -18,11 +19,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import eventbus
+from eventbus_core.backend import TransportURI
 from eventbus_core.errors import ConfigurationError, EventBusError, EventDataError, InvalidName
-from eventbus_core.event import Event, check_headers, encode_data
-from eventbus_core.names import check_address, check_client, check_identifier, check_pattern, check_topic
-from eventbus_core.topics import PatternIndex
-from eventbus_core.uri import TransportURI
+from eventbus_core.model.event import Event, check_headers, encode_data
+from eventbus_core.model.names import check_address, check_client, check_identifier, check_pattern, check_topic
+from eventbus_core.model.topics import PatternIndex
 from tests import strategies
 from tests.fuzz.mutation import Mutator
 from tests.fuzz.targets import FuzzError, Watch, decode, fuzz_codec, fuzz_node
@@ -55,6 +56,8 @@ def test_a_fuzz_can_fail() -> None:
     try:
         with pytest.raises(FuzzError, match="allocate"):
             Watch().feed(lambda _: str(len(bytes(1024 * 1024))), frame)
+        with pytest.raises(FuzzError, match="1,024 delivered"):
+            Watch().feed(lambda _: str(len(bytes(1024 * 1024))), frame, delivered=count(step=1024).__next__)
         Watch().feed(decode, frame)
     finally:
         tracemalloc.stop()
@@ -79,7 +82,7 @@ TYPES: tuple[Any, ...] = (
 
 
 @given(st.sampled_from(TYPES), st.binary(max_size=80) | strategies.data.map(msgspec.msgpack.encode))
-def test_g12_data_is_what_was_asked_for_or_refused(into: Any, raw: bytes) -> None:
+def test_g12_data_has_the_requested_type_or_is_refused(into: Any, raw: bytes) -> None:
     """Whatever bytes an event holds, and whatever type its handler wants, there is an object or an EventDataError."""
     event = Event("type", "@n1", "alice", "1-1", msgspec.Raw(raw))
     with suppress(EventDataError):

@@ -95,6 +95,13 @@ class Page:
         found: list[str] = self.front().execute_script(script)
         return found
 
+    @property
+    def notes(self) -> list[str]:
+        """What the page notes among the messages."""
+        script = "return [...document.querySelectorAll('#messages .note')].map(e => e.textContent)"
+        found: list[str] = self.front().execute_script(script)
+        return found
+
     def ways(self, text: str) -> str:
         """What the page says of the way of the message *text*."""
         script = """

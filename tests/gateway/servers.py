@@ -33,14 +33,13 @@ def until(condition: Callable[[], T], what: str) -> T:
 class Gateway:
     """One server, in a process of its own."""
 
-    def __init__(self, name: str, uri: str, log: Path) -> None:
+    def __init__(self, name: str, uri: str, log: Path, *options: str) -> None:
         self.name = name
         self.port = free_port()
         self.log = log
-        options = ["--port", str(self.port), "--server-id", name, *(["--redis-uri", uri] if uri else [])]
-        command = [sys.executable, "-m", "gateway", *options]
-        with log.open("wb") as out:
-            self.process = subprocess.Popen(command, cwd=FOLDER, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+        given = ["--port", str(self.port), "--server-id", name, *(["--redis-uri", uri] if uri else []), *options]
+        self._command = [sys.executable, "-m", "gateway", *given]
+        self.start()
 
     @property
     def http(self) -> str:
@@ -49,6 +48,12 @@ class Gateway:
     @property
     def ws(self) -> str:
         return f"ws://{HOST}:{self.port}"
+
+    def start(self) -> None:
+        """Start its process, again after a former one has ended; the log goes on."""
+        with self.log.open("ab") as out:
+            nothing = subprocess.DEVNULL
+            self.process = subprocess.Popen(self._command, cwd=FOLDER, stdin=nothing, stdout=out, stderr=out)
 
     def wait(self) -> None:
         """Return once it serves."""
@@ -76,12 +81,12 @@ class Gateway:
 
 
 @contextmanager
-def gateways(uri: str, folder: Path, count: int = 3) -> Iterator[list[Gateway]]:
-    """Run *count* servers, ``server-1`` and so on."""
+def gateways(uri: str, folder: Path, count: int = 3, *options: str) -> Iterator[list[Gateway]]:
+    """Run *count* servers with *options*, ``server-1`` and so on."""
     started: list[Gateway] = []
     try:
         names = [f"server-{number}" for number in range(1, count + 1)]
-        started.extend(Gateway(name, uri, folder / f"{name}.log") for name in names)
+        started.extend(Gateway(name, uri, folder / f"{name}.log", *options) for name in names)
         for gateway in started:
             gateway.wait()
         yield started

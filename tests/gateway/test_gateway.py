@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import signal
 import tokenize
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +16,8 @@ from tests.gateway.servers import FOLDER, Gateway, gateways, until
 from tests.gateway.visitor import Visitor, turned_away
 from tests.servers import RedisServer
 
+KEPT = 200
+RETAIN = {"workspace.*": eventbus.Retention(events=KEPT, seconds=600)}
 JUNK: tuple[object, ...] = (None, "text", {"id": 1}, [[]])
 
 
@@ -117,6 +121,10 @@ def test_a_bad_name_is_turned_away(three: list[Gateway], name: str) -> None:
     assert turned_away(three[0], "names", "alice", name) == 4000
 
 
+def test_a_position_that_is_too_long_is_turned_away(three: list[Gateway]) -> None:
+    assert turned_away(three[0], "names", "alice", since="x" * 65) == 4000
+
+
 @pytest.mark.parametrize("away", [-1, 61, float("nan"), float("inf")])
 def test_a_bad_time_is_turned_away(three: list[Gateway], away: float) -> None:
     assert turned_away(three[0], "names", "alice", away=away) == 4000
@@ -143,7 +151,7 @@ def test_who_is_in_too_many_rooms_has_to_leave_one(three: list[Gateway]) -> None
 def test_one_who_is_not_there_is_not_written_to(three: list[Gateway]) -> None:
     with Visitor(three[0], "lonely", "alice") as alice:
         answer = alice.say("hi", "person", "nobody")
-        assert (answer["kind"], answer["text"]) == ("refused", "nobody here is called 'nobody'")
+        assert (answer["kind"], answer["text"]) == ("refused", "no person here is called 'nobody'")
 
 
 def test_presence_follows_who_comes_moves_and_goes(three: list[Gateway]) -> None:
@@ -182,14 +190,17 @@ def test_who_comes_back_gets_what_rooms_said_meanwhile(three: list[Gateway]) -> 
     one, two, last = three
     with Visitor(last, "back", "bob", "cats") as bob:
         bob.say("before", "room", "cats")
-        with Visitor(one, "back", "alice", "cats"):
-            pass
+        with Visitor(one, "back", "alice", "cats") as alice:
+            since = alice.position
         bob.say("meow", "room", "cats")
         bob.say("hello", "workspace")
-        with Visitor(two, "back", "alice", "cats", away=1.0) as alice:
+        with Visitor(two, "back", "alice", "cats", away=1.0, since=since) as alice:
             assert {"meow", "hello"} <= set(alice.read("meow", "hello"))
-            assert all(message["again"] for message in alice.messages)
-        with Visitor(two, "back", "alice", "dogs", away=1.0) as alice:
+            assert {message["text"]: message["again"] for message in alice.messages if message["text"] != "before"} == {
+                "meow": True,
+                "hello": False,
+            }
+        with Visitor(two, "back", "alice", "dogs", away=1.0, since=since) as alice:
             assert "meow" not in alice.read("hello")
 
 
@@ -202,11 +213,93 @@ def test_a_killed_server_loses_nothing(fleet: list[Gateway]) -> None:
         bob.say("to alice", "person", "alice")
         bob.say("to cats", "room", "cats")
         bob.say("to all", "workspace")
-        with Visitor(two, "acme", "alice", "cats", away=1.0) as again:
+        with Visitor(two, "acme", "alice", "cats", away=1.0, since=alice.position) as again:
             assert again.read("to alice", "to cats", "to all")
             bob.say("and on", "person", "alice")
             again.read("and on")
             bob.sees(server_2={"alice"}, server_3={"bob"})
+
+
+def test_who_comes_back_is_told_what_everyone_heard_and_what_is_gone(three: list[Gateway]) -> None:
+    one, two, last = three
+    with Visitor(last, "resumes", "bob") as bob:
+        with Visitor(one, "resumes", "alice") as alice:
+            bob.say("before", "workspace")
+            alice.read("before")
+        texts = [f"{number}" for number in range(12)]
+        for text in texts:
+            bob.say(text, "workspace")
+        with Visitor(two, "resumes", "alice", since=alice.position) as again:
+            assert (again.resumed["events"], again.resumed["reason"]) == (12, "")
+            again.read(*texts)
+            assert [message["text"] for message in again.messages] == texts
+        for number in range(KEPT + 3):
+            bob.say(f"more {number}", "workspace")
+        with Visitor(one, "resumes", "alice", since=again.position) as late:
+            assert (late.resumed["missed"], late.resumed["reason"]) == (3, "trimmed")
+            late.read(f"more {KEPT + 2}")
+            assert [message["text"] for message in late.messages] == [f"more {n}" for n in range(3, KEPT + 3)]
+        with Visitor(one, "resumes", "alice", since="no position") as lost:
+            assert (lost.resumed["missed"], lost.resumed["reason"]) == (0, "unknown_position")
+
+
+def test_a_server_that_died_is_silent_first_and_its_people_are_shown_where_they_come_back(fleet: list[Gateway]) -> None:
+    one, two, last = fleet
+    with Visitor(last, "acme", "bob") as bob, Visitor(one, "acme", "alice"), Visitor(one, "acme", "carol"):
+        bob.sees(server_1={"alice", "carol"}, server_2=set(), server_3={"bob"})
+        one.kill()
+
+        def silent() -> Any:
+            here = bob.next("state")["servers"].get("server-1", {})
+            return here.get("silent") and here
+
+        assert set(until(silent, "server-1 is silent")["clients"]) == {"alice", "carol"}
+        with Visitor(two, "acme", "alice"):
+            until(lambda: set((silent() or {"clients": ()})["clients"]) == {"carol"}, "alice has left it")
+
+
+def test_servers_stay_as_they_were_last_seen_while_redis_is_unreachable(
+    fleet: list[Gateway], redis_server: RedisServer
+) -> None:
+    one, _, last = fleet
+    with Visitor(last, "acme", "bob") as bob:
+        bob.sees(server_1=set(), server_2=set(), server_3={"bob"})
+        one.kill()
+        until(lambda: bob.next("state")["servers"].get("server-1", {}).get("silent"), "server-1 is silent")
+        redis_server.kill()
+        until(lambda: bob.next("state")["bus"] != "open", "Redis is unreachable")
+        for _ in range(12):  # 6 s, longer than a server may be silent
+            servers = bob.next("state")["servers"]
+            assert {node: here["silent"] for node, here in servers.items()} == {
+                "server-1": True,
+                "server-2": False,
+                "server-3": False,
+            }
+        redis_server.start()
+        bob.sees(server_2=set(), server_3={"bob"})
+
+
+def test_a_server_that_stops_in_order_is_never_silent(fleet: list[Gateway]) -> None:
+    one, _, last = fleet
+    with Visitor(last, "acme", "bob") as bob:
+        bob.sees(server_1=set(), server_2=set(), server_3={"bob"})
+        one.stop()
+        while "server-1" in (servers := bob.next("state")["servers"]):
+            assert not servers["server-1"]["silent"]
+
+
+def test_a_websocket_that_breaks_while_it_is_written_to_logs_nothing(fleet: list[Gateway]) -> None:
+    one = fleet[0]
+    with Visitor(one, "acme", "bob") as bob:
+        for number in range(6):
+            alice = Visitor(one, "acme", "alice")
+            with suppress(OSError), alice:
+                for _ in range(20):
+                    alice.ask("say", id="x", scope="person", to="alice", text="x" * 2000)
+                if number % 2:
+                    alice.breaks()
+        bob.sees(server_1={"bob"}, server_2=set(), server_3=set())
+    assert "Traceback" not in one.log.read_text()
 
 
 def test_a_restarted_redis_loses_nothing(fleet: list[Gateway], redis_server: RedisServer) -> None:
@@ -252,7 +345,7 @@ def test_who_joins_a_room_while_redis_is_away_talks_there_with_those_on_the_same
 
 
 async def test_a_server_that_is_told_to_stop_drains(fleet: list[Gateway], redis_server: RedisServer) -> None:
-    """What it accepted gets there, and it is off the bus at once, with its clients, not when its lease ends."""
+    """What it accepted gets there; it is off the bus at once, and its lingering clients wait on another server."""
     one, two, _ = fleet
     with Visitor(two, "acme", "bob", "cats") as bob, Visitor(one, "acme", "alice", "cats") as alice:
         bob.sees(server_1={"alice"}, server_2={"bob"}, server_3=set())
@@ -264,9 +357,10 @@ async def test_a_server_that_is_told_to_stop_drains(fleet: list[Gateway], redis_
             assert alice.next("accepted", "refused")["kind"] == "accepted"
         assert one.stop() in {0, -signal.SIGTERM}
         assert alice.closed()[0] == 1012
-        async with eventbus.connect(redis_server.uri) as bus:
+        async with eventbus.connect(redis_server.uri, retain=RETAIN) as bus:
             assert "server-1" not in [node.id for node in await bus.nodes()]
-            assert await bus.locate("acme/alice") is None
+            owner = await bus.locate("acme/alice")
+            assert owner is None or owner.node in ("server-2", "server-3")
         bob.read(*texts, *(f"cats {text}" for text in texts))
         assert [message["text"] for message in bob.messages if message["scope"] == "person"] == texts
     assert "Traceback" not in one.log.read_text()
@@ -301,7 +395,7 @@ def test_servers_that_start_before_redis_serve_their_own_and_find_each_other_lat
 
 async def test_what_others_on_the_bus_send_does_no_harm(fleet: list[Gateway], redis_server: RedisServer) -> None:
     with Visitor(fleet[0], "acme", "alice") as alice:
-        async with eventbus.connect(redis_server.uri) as bus:
+        async with eventbus.connect(redis_server.uri, retain=RETAIN) as bus:
             for type in ("gateway.message", "gateway.delivered", "other"):
                 for data in JUNK:
                     await bus.send("acme/alice", type, data)
@@ -336,7 +430,7 @@ def test_the_page_comes_with_all_its_parts_and_takes_nothing_from_elsewhere() ->
 
 def test_what_a_server_does_with_its_bus_is_as_short_as_is_said() -> None:
     lines = sum(code_lines(FOLDER / "gateway" / name) for name in ("server.py", "connection.py"))
-    assert 0 < lines < 150
+    assert 0 < lines < 180
     assert f"{lines} lines of code" in (FOLDER / "README.md").read_text(encoding="utf-8")
 
 

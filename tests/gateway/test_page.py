@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
-from typing import Any
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Final
 
 import pytest
 
+import eventbus
 import tests.gateway.needs  # noqa: F401  (before what it looks for)
-from tests.gateway.servers import Gateway, find_browser, until
+from tests.gateway.servers import Gateway, find_browser, gateways, until
+from tests.gateway.visitor import Visitor
 from tests.servers import RedisServer
 
 pytest.importorskip("selenium", reason="selenium is not installed: pip install --group browser")
@@ -41,7 +46,7 @@ def _clean(request: pytest.FixtureRequest) -> Iterator[None]:
     driver.get_log("browser")
     yield
     complaints = [entry["message"] for entry in driver.get_log("browser")]
-    assert [text for text in complaints if "WebSocket connection" not in text] == []
+    assert [text for text in complaints if "WebSocket connection" not in text and "/events/" not in text] == []
 
 
 @pytest.fixture
@@ -114,12 +119,67 @@ def test_redis_restarts_and_nothing_is_lost(redis_server: RedisServer, pages: tu
     alice.say("0", to="person:bob")
     bob.gets("0")
     redis_server.kill()
-    until(lambda: "Redis is away" in alice.text("#banner"), "the page says so")
+    until(lambda: "Redis is unreachable" in alice.text("#banner"), "the page says so")
     alice.say("1", to="room:cats")
     alice.say("2", to="room:cats")
     redis_server.start()
     bob.gets("0", "1", "2")
     until(lambda: alice.text("#banner") == "", "all is well again")
+
+
+LISTEN: Final = """
+    window.heard = [];
+    const source = window.source = new EventSource(`/events/${arguments[0]}`);
+    for (const type of [`workspace.${arguments[0]}`, "$sys.loss"])
+        source.addEventListener(type, ({data}) => heard.push(JSON.parse(data)));
+"""
+
+
+def test_a_page_whose_server_restarts_says_what_it_resumed_and_what_is_gone(
+    driver: Any, redis_server: RedisServer, tmp_path: Path
+) -> None:
+    """So does an EventSource, by itself: with the id of the last event that it got."""
+    retain = {"workspace.*": eventbus.Retention(events=200, seconds=600)}
+    with (
+        gateways(f"{redis_server.uri}?lease=2", tmp_path, count=1) as (server,),
+        eventbus.connect_blocking(redis_server.uri, lease=2, retain=retain) as bus,
+    ):
+
+        def say(texts: list[str]) -> None:
+            """Say to everyone what other servers would, while this one is away."""
+            for text in texts:
+                fields = {"id": text, "scope": "workspace", "to": "", "text": text, "sender": "bob"}
+                bus.publish("workspace.acme", {"kind": "message", **fields, "node": "server-2", "at": time.time()})
+            bus.flush()
+
+        def heard() -> list[str]:
+            found: list[dict[str, Any]] = alice.front().execute_script("return heard")
+            return [f"lost {one['lost']}" if "lost" in one else one["data"]["text"] for one in found]
+
+        def restarted() -> None:
+            until(lambda: [node.id for node in bus.nodes()] == [bus.node], "the lease of the killed server has ended")
+            server.start()
+            server.wait()
+            alice.on("server-1")
+
+        alice = Page(driver, server, "acme", "alice")
+        alice.front().execute_script(LISTEN, "acme")
+        until(lambda: alice.front().execute_script("return source.readyState") == 1, "the stream is open")
+        say(["first"])
+        until(lambda: alice.texts == heard() == ["first"], "both have it")
+        server.kill()
+        missed = [f"{number}" for number in range(12)]
+        say(missed)
+        restarted()
+        until(lambda: alice.texts == heard() == ["first", *missed], "both have what they missed, once")
+        assert alice.notes[-1] == "Resumed 12: messages to everyone while you were away."
+        server.kill()
+        more = [f"more {number}" for number in range(203)]
+        say(more)
+        restarted()
+        until(lambda: alice.texts == ["first", *missed, *more[3:]], "the page has what is kept")
+        assert alice.notes[-1] == "3 missed: messages to everyone that are not kept any more."
+        until(lambda: heard() == ["first", *missed, "lost 3", *more[3:]], "the stream has it too")
 
 
 def test_a_name_is_asked_for_and_the_keyboard_is_enough(driver: Any, three: list[Gateway]) -> None:
@@ -142,3 +202,106 @@ def test_who_is_in_too_many_rooms_is_told_to_leave_one(driver: Any, three: list[
     page.keys("room", "more")
     assert page.text("#messages .note") == "You are in 16 rooms; leave one first."
     assert "room:more" not in page.targets()
+
+
+def test_the_page_shows_that_another_server_died(fleet: list[Gateway], pages: tuple[Page, Page, Page]) -> None:
+    alice, _, carol = pages
+    until(lambda: "person:bob" in alice.targets(), "alice sees bob")
+    fleet[1].kill()
+    until(lambda: "server-2 (no answer)" in alice.text("#people"), "the list says so")
+    until(lambda: "server-2 does not answer" in alice.text("#messages .note"), "the messages say so")
+    until(lambda: "no answer" in map_texts(carol), "the map says so")
+    until(lambda: "server-2 (no answer)" not in alice.text("#people"), "it is not shown for good")
+
+
+def test_people_on_other_servers_stay_on_the_page_while_redis_is_unreachable(
+    redis_server: RedisServer, pages: tuple[Page, Page, Page]
+) -> None:
+    alice = pages[0]
+    until(lambda: {"person:bob", "person:carol"} <= set(alice.targets()), "alice sees all")
+    redis_server.kill()
+    until(lambda: "Redis is unreachable" in alice.text("#banner"), "the page says so")
+    states = """
+        window.seen = 0;
+        const counter = document.querySelector("#stat-accepted dd");
+        new MutationObserver(() => seen++).observe(counter, {childList: true});
+    """
+    alice.front().execute_script(states)
+    until(lambda: alice.front().execute_script("return seen") >= 12, "twelve states came, in some 6 s")
+    assert {"person:bob", "person:carol"} <= set(alice.targets())
+    assert "no answer" not in alice.text("#people")
+    metrics = {"width": 1280, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+    driver = alice.front()
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    bottom = "return document.getElementById('say').getBoundingClientRect().bottom"
+    until(lambda: driver.execute_script(bottom) <= 800, "the form is in view below the banner")
+    driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def map_texts(page: Page) -> list[str]:
+    script = "return [...document.querySelectorAll('#map text')].map(e => e.textContent)"
+    found: list[str] = page.front().execute_script(script)
+    return found
+
+
+OUTSIDE: Final = """
+    const inner = (element, outer) => {
+        const [a, b] = [element.getBoundingClientRect(), outer.getBoundingClientRect()];
+        return a.left >= b.left - 0.5 && a.right <= b.right + 0.5;
+    };
+    const visible = (element) => element.getClientRects().length && !element.closest(".sr, .chips, option");
+    const found = [...document.querySelectorAll("body *")].filter(visible).filter((element) => {
+        const box = element.getBoundingClientRect();
+        const outer = element.parentElement.closest(".card, header, form");
+        return box.left < -0.5 || box.right > document.documentElement.clientWidth + 0.5
+            || (outer && element.id !== "say" && !element.closest("svg") && !inner(element, outer));
+    });
+    const boxes = [...document.querySelectorAll("#map .box")];
+    const texts = [...document.querySelectorAll("#map g g text")];
+    const names = texts.filter((text) => !boxes.some((box) => inner(text, box)));
+    return [...found, ...names].map((element) => `${element.tagName}#${element.id} ${element.textContent}`);
+"""
+SIZES: Final = {360: 740, 1280: 800}
+
+
+@pytest.mark.parametrize("people", [3, 60])
+def test_nothing_overflows_and_the_form_is_in_view(driver: Any, three: list[Gateway], people: int) -> None:
+    workspace = f"crowd-{people}"
+    rooms = [f"{'a-rather-long-room-name' if number % 2 else 'r'}{number}"[:24] for number in range(12)]
+    with ExitStack() as stack:
+        for number in range(people - 1):
+            name = f"person-{number:02}".ljust(24 if number % 5 == 0 else 9, "w")
+            visitor = Visitor(three[number % 3], workspace, name, *rooms[number % 2 :: 2], "lobby")
+            stack.enter_context(visitor)
+        page = Page(driver, three[0], workspace, "alice", *rooms[:5])
+        until(lambda: len([to for to in page.targets() if to.startswith("person:")]) == people - 1, "alice sees all")
+        page.say("w" * 300, to="workspace:")
+        page.say("many words " * 30, to="workspace:")
+        try:
+            for width, height in SIZES.items():
+                metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
+                driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+                fits(driver, width)
+                assert len(page.targets()) == people + 5, "all people and rooms are still shown"
+                assert driver.execute_script("return document.documentElement.scrollWidth") <= width
+                driver.execute_script("scrollTo(0, 0)")
+                bottom = driver.execute_script("return document.getElementById('say').getBoundingClientRect().bottom")
+                assert bottom <= height
+        finally:
+            driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def fits(driver: Any, width: int) -> None:
+    """Wait until the window is *width* pixels wide and all of it is in its place."""
+    page = "return document.documentElement.clientWidth"  # without a scroll bar
+    until(lambda: width - 20 < driver.execute_script(page) <= width, f"the window is {width} px wide")
+    outside: list[str] = []
+
+    def all_inside() -> bool:
+        outside[:] = driver.execute_script(OUTSIDE)
+        return not outside
+
+    try:
+        until(all_inside, f"all fits at {width} px")
+    except AssertionError:
+        raise AssertionError(f"outside at {width} px: {outside}") from None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import socket
+import struct
 import time
 from types import TracebackType
 from typing import Any, Final, Self
@@ -20,16 +22,23 @@ _numbers: Final = itertools.count(1)
 class Visitor:
     """A websocket to a gateway; within ``with`` it is open, and its client is on the bus."""
 
-    def __init__(self, gateway: Gateway, workspace: str, name: str, *rooms: str, away: float = 0.0) -> None:
-        query = urlencode([*(("room", room) for room in rooms), ("away", away)])
+    def __init__(
+        self, gateway: Gateway, workspace: str, name: str, *rooms: str, away: float = 0.0, since: str = ""
+    ) -> None:
+        query = urlencode([*(("room", room) for room in rooms), ("away", away), ("since", since)])
         self.name = name
         self.messages: list[dict[str, Any]] = []
-        self._connecting = connect(f"{gateway.ws}/ws/{quote(workspace)}/{quote(name, safe='')}?{query}")
+        self.position = ""
+        self.resumed: dict[str, Any] = {}
+        url = f"{gateway.ws}/ws/{quote(workspace)}/{quote(name, safe='')}?{query}"
+        self._connecting = connect(url, max_queue=None)  # reads and answers pings, however long the test reads nothing
 
     def __enter__(self) -> Self:
         self._socket = self._connecting.__enter__()
         try:
             self.state = self.next("state")
+            if not self.resumed:
+                self.next("resumed")
         except BaseException:
             self._socket.close()
             raise
@@ -64,6 +73,9 @@ class Visitor:
         end = time.monotonic() + DEADLINE
         while time.monotonic() < end:
             frame: dict[str, Any] = json.loads(self._socket.recv(timeout=DEADLINE))
+            self.position = frame.get("position") or self.position
+            if frame["kind"] == "resumed":
+                self.resumed = frame
             if frame["kind"] == "message":
                 self.messages.append(frame)
             if frame["kind"] in kinds:
@@ -77,13 +89,19 @@ class Visitor:
         return sorted(message["text"] for message in self.messages)
 
     def sees(self, **where: set[str]) -> None:
-        """Wait until exactly these people are shown; a server is written ``server_1``."""
+        """Wait until exactly these people are shown on servers that answer; a server is written ``server_1``."""
         expected = {server.replace("_", "-"): people for server, people in where.items()}
 
         def shown() -> bool:
-            return {node: set(here["clients"]) for node, here in self.next("state")["servers"].items()} == expected
+            servers = self.next("state")["servers"]
+            return {node: set(here["clients"]) for node, here in servers.items() if not here["silent"]} == expected
 
         until(shown, f"{self.name} sees {expected}")
+
+    def breaks(self) -> None:
+        """Reset the connection, without a closing frame."""
+        self._socket.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._socket.socket.close()
 
     def closed(self) -> tuple[int, str]:
         """The code and the reason with which the server closes."""
@@ -94,10 +112,10 @@ class Visitor:
         raise AssertionError("the connection was not closed")
 
 
-def turned_away(gateway: Gateway, workspace: str, name: str, *rooms: str, away: float = 0.0) -> int:
+def turned_away(gateway: Gateway, workspace: str, name: str, *rooms: str, away: float = 0.0, since: str = "") -> int:
     """The code with which the server closes at once."""
     try:
-        with Visitor(gateway, workspace, name, *rooms, away=away):
+        with Visitor(gateway, workspace, name, *rooms, away=away, since=since):
             return 0
     except ConnectionClosed as error:
         return _reason(error)[0]

@@ -18,7 +18,7 @@ from time import monotonic
 from typing import Any
 
 import eventbus
-from eventbus import Bus, BusClosed, Client, ClientTakenOver, EventBusError, Undeliverable
+from eventbus import Bus, BusClosed, Client, ClientTakenOver, Event, EventBusError, Undeliverable
 
 
 def say(what: str, **facts: object) -> None:
@@ -68,6 +68,25 @@ class Program:
             except EventBusError as error:
                 refused.append((number, type(error).__name__))
         return refused
+
+    async def enqueue(self, queue: str, first: int, end: int) -> None:
+        """Send the numbers from *first* on to *queue*."""
+        for number in range(first, end):
+            await self._bus.queue(queue).send(f"number.{number}", number)
+
+    async def consume(self, queue: str, seconds: float) -> None:
+        """Consume *queue*, each event for so many *seconds*; say what is begun and what is handled."""
+
+        async def work(event: Event) -> None:
+            say("begun", client=queue, number=event.data)
+            await asyncio.sleep(seconds)
+            say("handled", client=queue, number=event.data)
+
+        await self._bus.queue(queue).consume(work, concurrency=2).open()
+
+    async def queued(self) -> int:
+        """Return how many events that were sent to queues are not known to be handled."""
+        return self._bus.stats().queued_events
 
     async def nodes(self) -> dict[str, float]:
         """Return who is on the bus, and for how long yet."""

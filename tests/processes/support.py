@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 
 import anyio
 
-from tests.bus.support import DEADLINE, fresh_namespace, until
+from tests.support import DEADLINE, fresh_namespace, until
 
 Record: TypeAlias = dict[str, Any]
 Start: TypeAlias = "Callable[[str], Coroutine[Any, Any, NodeProcess]]"

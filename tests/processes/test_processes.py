@@ -9,9 +9,9 @@ import anyio
 import pytest
 
 import eventbus
-from tests.bus.support import Inbox, until
 from tests.processes.clocks import SHIFTS
 from tests.processes.support import NodeProcess, Refused, gone, place
+from tests.support import Inbox, until
 
 pytestmark = [
     pytest.mark.parametrize("anyio_backend", ["asyncio"]),
@@ -37,8 +37,8 @@ async def heard(sender: NodeProcess, client: str, owner: NodeProcess) -> None:
     """
     Return once *sender* knows that *owner* has *client*, or that it does not know who has.
 
-    Nobody waits for that but who takes over a client of a node that hung for longer than its lease, and whose rows
-    were swept: then no word of a former owner is left (the limit of G8).
+    Only a takeover from a node that hung for longer than its lease, and whose rows were swept, waits for that: then the
+    directory has no former owner (the limit of G8).
     """
 
     async def has_heard() -> bool:
@@ -62,7 +62,7 @@ async def accounted(sender: NodeProcess, client: str, numbers: range, *owners: N
 
 
 async def test_g8_a_client_of_a_killed_process_is_claimed_elsewhere_at_once(redis_uri: str) -> None:
-    """Nobody waits for the lease: neither who claims the client, nor who sends to it by a cache that is stale."""
+    """Neither a claim of the client nor a send by a stale cache waits for the lease."""
     async with place(redis_uri, LEASE) as here:
         a, b, c = await here.start("a", "b", "c")
         await warm(c, a, "bob")
@@ -78,7 +78,7 @@ async def test_g8_a_client_of_a_killed_process_is_claimed_elsewhere_at_once(redi
 
 
 async def test_g8_a_send_that_overtakes_the_word_of_the_new_owner_waits_for_no_lease(redis_uri: str) -> None:
-    """It goes to the killed process, where nobody listens; then it goes after its client, before what is sent later."""
+    """It goes to the killed process, which does not listen; then it follows its client, before later events."""
     async with place(redis_uri, LEASE) as here:
         (a,) = await here.start("a")
         await a.claim("bob")
@@ -98,7 +98,7 @@ async def test_g8_a_send_that_overtakes_the_word_of_the_new_owner_waits_for_no_l
                 assert monotonic() - killed < LEASE / 2
 
 
-async def test_g8_what_was_sent_between_the_kill_and_the_claim_reaches_the_new_owner(redis_uri: str) -> None:
+async def test_g8_events_sent_between_the_kill_and_the_claim_reach_the_new_owner(redis_uri: str) -> None:
     """It waits for the dead node, and goes after its client once the lease is over."""
     async with place(redis_uri, SHORT) as here:
         a, b, c = await here.start("a", "b", "c")
@@ -127,7 +127,7 @@ async def test_g8_a_sender_that_slept_through_the_takeover_reaches_the_new_owner
         assert sorted(handled) == list(range(1, 101))
 
 
-async def test_g9_a_process_stopped_beyond_its_lease_lets_go_of_what_others_claimed(redis_uri: str) -> None:
+async def test_g9_a_process_stopped_beyond_its_lease_gives_up_clients_that_others_claimed(redis_uri: str) -> None:
     """What waited in it is handled once or reported, never by the former owner; its other clients it keeps."""
     async with place(redis_uri, SHORT) as here:
         a, b, c = await here.start("a", "b", "c")
@@ -298,7 +298,7 @@ async def test_a_process_told_to_end_leaves_at_once(redis_uri: str) -> None:
         await until(lambda: b.handled("bob") == list(range(6, 11)))
 
 
-async def test_g9_hosts_whose_clocks_differ_agree_on_who_lives(redis_uri: str) -> None:
+async def test_g9_hosts_whose_clocks_differ_agree_on_the_live_nodes(redis_uri: str) -> None:
     """Leases go by the server's clock: a node a day ahead, and one behind, live, own, lose and die as others do."""
     async with place(redis_uri, SHORT) as here:
         (here_now,) = await here.start("now")

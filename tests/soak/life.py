@@ -17,21 +17,28 @@ from redis.exceptions import RedisError
 
 import eventbus
 from eventbus import Bus, Event, EventBusError
-from eventbus_core.bus import Bus as CoreBus
-from eventbus_core.discovery import load_backend
-from eventbus_core.names import check_topic
+from eventbus_core.api.bus import Bus as CoreBus
+from eventbus_core.api.discovery import load_backend
+from eventbus_core.backend import TransportURI
+from eventbus_core.model.names import check_topic
 from eventbus_core.options import BusOptions
 from eventbus_core.testing.hosts import fresh_namespace
-from eventbus_core.testing.severed import SeverableTransport
+from eventbus_core.testing.simulation.cut_links import CuttableTransport
 from eventbus_core.testing.waiting import tasks
-from eventbus_core.testing.wrapping import wrapped
-from eventbus_core.uri import TransportURI
+from eventbus_core.wrappers.base import wrapped
 
 RESIDENTS = 3
 VISITORS = 6
-FAULTS = {"drop": 0.01, "double": 0.01, "reorder": 0.01, "cut": 0.0005}
+FAULTS = "drop=0.01&double=0.01&reorder=0.01&cut=0.0005"
 # Small, so that what is bounded reaches its bounds while the run is young.
-BOUNDS = {"lanes": 8, "lease": 1.0, "owner_cache": 200, "resend_size": 64 * 1024, "resend_age": 3.0, "presence": True}
+BOUNDS: dict[str, Any] = {
+    "lanes": 8,
+    "lease": 1.0,
+    "owner_cache": 200,
+    "resend_size": 64 * 1024,
+    "resend_age": 3.0,
+    "presence": True,
+}
 KILL_EVERY = 5.0
 
 
@@ -60,7 +67,7 @@ class Life:
         return self.done.total()
 
     async def run(self) -> None:
-        """Live for ever; to be cancelled."""
+        """Live until cancelled."""
         self._luck.seed(self.seed)
         for number in range(5000):  # what is remembered of names is bounded, but by more than a short run has
             check_topic(f"event.of.long.ago.{number:020}")
@@ -81,9 +88,8 @@ class Life:
         return bus
 
     def _connect(self, node: str) -> Bus:
-        return eventbus.connect(
-            f"chaos+{self.uri}", node=node, namespace=self._namespace, **BOUNDS, **FAULTS, seed=self.seed
-        )
+        uri = f"chaos+{self.uri}?{FAULTS}&seed={self.seed}"
+        return eventbus.connect(uri, node=node, namespace=self._namespace, **BOUNDS)
 
     async def _repeat(self, operation: Callable[[], Awaitable[None]]) -> None:
         while True:
@@ -110,7 +116,7 @@ class Life:
             await self._do("publish", away.publish(f"room.{name.replace('/', '.')}", [name] * 10))
             await self._do("request", client.request(away.address, "question", timeout=1.0))
             await self._do("request without an answer", away.request(name, "question", timeout=0.01))
-            await self._do("request to nobody", away.request(f"{name}-not", "question", timeout=0.01))
+            await self._do("request to no client", away.request(f"{name}-not", "question", timeout=0.01))
             await self._do("handler", self._come_and_go(away, f"event.{next(self._numbers)}"))
             await self._do("cancelled claim", self._cancelled(away, name))
             if self._luck.random() < 0.3:
@@ -148,13 +154,13 @@ class Life:
         """A node comes, takes part, and is cut off for good; its lease ends."""
         self.done["dead node"] += 1
         uri = attrs.evolve(TransportURI.parse(self.uri), namespace=self._namespace)
-        transport = wrapped(SeverableTransport, load_backend(uri.scheme))(uri, f"dying-{next(self._numbers)}")
-        options = BusOptions(node=transport.node, namespace=self._namespace, **BOUNDS)  # type: ignore[arg-type]
+        transport = wrapped(CuttableTransport, load_backend(uri.scheme))(uri, f"dying-{next(self._numbers)}")
+        options = BusOptions(node=transport.node, namespace=self._namespace, **BOUNDS)
         async with tasks() as group:
             group.start_soon(transport.pump)
             async with CoreBus(transport, options) as bus, bus.client(f"{transport.node}/client"):
                 await self._take_part(bus)
-                transport.sever()
+                transport.cut()
 
     async def _take_part(self, bus: Bus) -> None:
         bus.on("soak.>")(_take)

@@ -15,7 +15,7 @@ import attrs
 PER_OPERATION = 8
 """Bytes that may be kept for each operation: fewer than any object takes."""
 SLACK = 1024 * 1024
-"""For what is under way, and kept to be sent again: it is more at one time than at another."""
+"""For events in flight and frames kept for retransmission: their number varies."""
 RSS_SLACK = 8 * 1024 * 1024
 """For pages that are in use in part, and for the snapshot by which a leak is found."""
 

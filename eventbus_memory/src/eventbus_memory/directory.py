@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from time import monotonic
 
+import attrs
 from anyio.lowlevel import checkpoint
 
-from eventbus_core import Claim, Directory, NamespaceMismatch, Node, NodeAlreadyPresent, Owner, Terms
+from eventbus_core.backend import Claim, Directory, Node, Owner, Terms
+from eventbus_core.errors import LANES_TERM, RETAIN_TERM, SEAL_TERM, NamespaceMismatch, NodeAlreadyPresent
 from eventbus_memory.hub import Hub, Lease
 
 PAGE = 1000
@@ -15,6 +17,8 @@ PAGE = 1000
 
 class MemoryDirectory(Directory):
     """Keeps owners and leases in dicts; every call gives way to other tasks once."""
+
+    keeps_seals = True
 
     def __init__(self, namespace: str) -> None:
         self._namespace = namespace
@@ -26,6 +30,10 @@ class MemoryDirectory(Directory):
         """Keep the records in *hub* from now on."""
         self._hub = hub
 
+    @property
+    def last_loss(self) -> int | None:
+        return None if self._lease is None else self._lease.last_loss
+
     async def enter(self, node: str, lease: float, terms: Terms) -> int:
         await checkpoint()
         hub = self._hub
@@ -33,10 +41,15 @@ class MemoryDirectory(Directory):
         if founded.wire_version != terms.wire_version:
             raise NamespaceMismatch(self._namespace, "wire version", founded.wire_version, terms.wire_version)
         if founded.lanes != terms.lanes:
-            raise NamespaceMismatch(self._namespace, "a lane count of", founded.lanes, terms.lanes)
+            raise NamespaceMismatch(self._namespace, LANES_TERM, founded.lanes, terms.lanes)
+        if founded.retain != terms.retain:
+            raise NamespaceMismatch(self._namespace, RETAIN_TERM, founded.retain, terms.retain)
+        if not terms.may_follow(founded.seal):
+            raise NamespaceMismatch(self._namespace, SEAL_TERM, founded.seal, terms.seal)
         present = hub.leases.get(node)
         if present is not None and present.left > 0 and present is not self._lease:
             raise NodeAlreadyPresent(node)
+        hub.terms = terms
         self._node = node
         self._lease = hub.leases[node] = Lease(next(hub.numbers), lease, monotonic() + lease)
         return self._lease.incarnation
@@ -69,6 +82,14 @@ class MemoryDirectory(Directory):
             if owner is not None and owner.epoch == claim.epoch:
                 del self._hub.owners[claim.client]
 
+    async def attach(self, claims: Sequence[Claim], seals: Sequence[str]) -> None:
+        await checkpoint()
+        owners, lease = self._hub.owners, self._lease
+        for claim, seal in zip(claims, seals, strict=True):
+            owner = owners.get(claim.client)
+            if lease and owner and (owner.epoch, owner.incarnation) == (claim.epoch, lease.incarnation):
+                owners[claim.client] = attrs.evolve(owner, seal=seal)
+
     async def locate(self, clients: Sequence[str]) -> Sequence[Owner | None]:
         await checkpoint()
         return [self._owner(client) for client in clients]
@@ -93,6 +114,8 @@ class MemoryDirectory(Directory):
         epoch = next(self._hub.numbers)
         incarnation = 0 if self._lease is None else self._lease.incarnation
         self._hub.owners[client] = Owner(self._node, incarnation, epoch)
+        if previous is not None and previous.incarnation != incarnation:
+            self._hub.leases[previous.node].last_loss = epoch
         return Claim(client, epoch, previous)
 
     def _owner(self, client: str) -> Owner | None:

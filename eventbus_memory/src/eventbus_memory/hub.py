@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import itertools
+import os
 import threading
 from collections.abc import Callable
 from time import monotonic
 
 import attrs
 
-from eventbus_core import ConfigurationError, Frame, Owner, Partition, Terms
+from eventbus_core.backend import Frame, Owner, Partition, Terms
+from eventbus_core.errors import ConfigurationError
+from eventbus_memory.stream import Stream
 
 
 @attrs.define
 class Lease:
-    """The lease of a node: for how long it was taken, and when it ends."""
+    """The lease of a node: for how long it was taken, when it ends, and the latest claim that took a client from it."""
 
     incarnation: int
     seconds: float
     ends: float
+    last_loss: int = 0
 
     @property
     def left(self) -> float:
@@ -38,6 +42,7 @@ class Hub:
         owners: by the latest claim of each client, of live nodes or not.
         terms: of the namespace.
         numbers: for incarnations and epochs.
+        streams: the retained ones, those first to which nothing was appended for longest.
         users: transports that are open.
     """
 
@@ -47,6 +52,7 @@ class Hub:
     owners: dict[str, Owner] = attrs.field(factory=dict)
     terms: Terms | None = None
     numbers: itertools.count[int] = attrs.field(factory=lambda: itertools.count(1))
+    streams: dict[str, Stream] = attrs.field(factory=dict)
     users: int = 0
 
     def alive(self, owner: Owner) -> bool:
@@ -56,6 +62,8 @@ class Hub:
 
 
 _hubs: dict[tuple[str, str], Hub] = {}
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_hubs.clear)  # their nodes are in the parent
 
 
 def enter_hub(name: str, namespace: str) -> Hub:

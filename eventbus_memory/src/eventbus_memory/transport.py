@@ -9,8 +9,9 @@ from typing import ClassVar
 import anyio
 from anyio.lowlevel import checkpoint
 
-from eventbus_core import Capabilities, Frame, Interrupted, Partition, Transport, TransportURI
+from eventbus_core.backend import Capabilities, Frame, Interrupted, Partition, Transport, TransportURI
 from eventbus_memory.directory import MemoryDirectory
+from eventbus_memory.history import MemoryHistory
 from eventbus_memory.hub import Hub, enter_hub, leave_hub
 
 
@@ -19,16 +20,20 @@ class MemoryTransport(Transport):
     Serves ``memory://name``: the buses in this process that share the name see each other.
 
     Runs on asyncio and on trio; all nodes of a name belong into one event loop. What arrives
-    is never bounded here: credit bounds what senders have under way.
+    is never bounded here: credit bounds what senders have in flight.
     """
 
-    capabilities: ClassVar[Capabilities] = Capabilities(ordered=True, counts_receivers=True, cross_process=False)
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        ordered=True, counts_receivers=True, cross_process=False, history=True
+    )
 
     def __init__(self, uri: TransportURI, node: str) -> None:
         super().__init__(uri, node)
         self._records = MemoryDirectory(uri.namespace)
         self.directory = self._records
+        self.history = MemoryHistory(self._open_hub)
         self._hub: Hub | None = None
+        self._joined: set[Partition] = set()
         self._frames: deque[Frame] = deque()
         self._arrival = anyio.Event()
 
@@ -40,7 +45,7 @@ class MemoryTransport(Transport):
     async def aclose(self) -> None:
         hub, self._hub = self._hub, None
         if hub is not None:
-            for partition in list(hub.members):
+            for partition in list(self._joined):
                 self._drop(hub, partition)
             leave_hub(self.uri.host, self.uri.namespace)
             self._arrival.set()
@@ -51,6 +56,7 @@ class MemoryTransport(Transport):
         hub = self._open_hub()
         for partition in partitions:
             hub.members.setdefault(partition, {})[self._arrived] = None
+            self._joined.add(partition)
 
     async def leave(self, partitions: Sequence[Partition]) -> None:
         hub = self._open_hub()
@@ -87,6 +93,7 @@ class MemoryTransport(Transport):
         return self._hub
 
     def _drop(self, hub: Hub, partition: Partition) -> None:
+        self._joined.discard(partition)
         members = hub.members.get(partition, {})
         members.pop(self._arrived, None)
         if not members:

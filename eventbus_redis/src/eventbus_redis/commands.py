@@ -1,102 +1,73 @@
-"""Commands to the server, and the scripts among them."""
+"""A connection for commands and their replies."""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Sequence
-from functools import cache
-from importlib.resources import files
-from typing import Any, TypeAlias
+from typing import Any
 
-import attrs
-import hiredis
 from redis.exceptions import NoScriptError, ResponseError
 
-from eventbus_core import TransportUnavailable
-from eventbus_redis.errors import redis_errors
-from eventbus_redis.line import Line
-from eventbus_redis.server import Server
-
-Argument: TypeAlias = str | bytes | int
-
-
-def pack(*arguments: Argument) -> bytes:
-    """Return a command as it goes over the line; much faster than redis-py's if the arguments are many."""
-    packed: bytes = hiredis.pack_command(arguments)  # type: ignore[arg-type]  # its stub says: one argument
-    return packed
-
-
-def pack_publish(channel: bytes, data: bytes) -> tuple[bytes, bytes, bytes]:
-    """Return a PUBLISH in pieces, without a copy of *data*."""
-    return b"*3\r\n$7\r\nPUBLISH\r\n$%d\r\n%b\r\n$%d\r\n" % (len(channel), channel, len(data)), data, b"\r\n"
-
-
-@attrs.frozen
-class Script:
-    """A Lua script; the server knows it by the digest of its source."""
-
-    source: str
-    digest: str
-
-    def call(self, keys: Sequence[str], *arguments: Argument) -> bytes:
-        """Return the command that runs it."""
-        return pack("EVALSHA", self.digest, len(keys), *keys, *arguments)
-
-
-@cache
-def load_script(name: str) -> Script:
-    """Return the script of that *name*, with the common part before it."""
-    folder = files("eventbus_redis") / "scripts"
-    source = "".join((folder / f"{part}.lua").read_text(encoding="utf-8") for part in ("common", name))
-    return Script(source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
+from eventbus_core.errors import TransportUnavailable
+from eventbus_redis.connection import Connection
+from eventbus_redis.errors import denies_writes, redis_errors
+from eventbus_redis.packing import Script, pack
+from eventbus_redis.server import HELLO, ROLE, Server, hello_facts, replicas_of
 
 
 class Commands:
     """
-    One connection for commands, made when it is first needed, and anew after a fault.
+    One connection for commands, opened when first needed and reopened after a fault.
 
-    Callers take turns. What was under way when a connection broke, or its caller was cancelled,
-    is in doubt and never sent again from here.
+    Callers take turns. A command whose connection broke, or whose caller was cancelled, may or may not have been
+    executed; this class never sends it a second time. A reply that rejects a write closes all connections to the
+    server: after a fail-over they may lead to the former primary.
     """
 
     def __init__(self, server: Server, timeout: float) -> None:
         self._server = server
         self._timeout = timeout
-        self._turn = asyncio.Lock()
-        self._line: Line | None = None
+        self._lock = asyncio.Lock()
+        self._connection: Connection | None = None
         self._closed = False
 
     async def open(self) -> None:
-        """Connect, so that what is wrong shows now."""
+        """Connect, so that faults are raised now."""
         await self._connect()
 
-    async def aclose(self) -> None:
-        """Disconnect; whoever waits for an answer gets :class:`TransportUnavailable`."""
+    def close(self) -> None:
+        """Disconnect; callers that wait for replies get :class:`TransportUnavailable`."""
         self._closed = True
-        line, self._line = self._line, None
-        if line is not None:
-            await line.aclose()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
 
     async def call(self, *commands: bytes) -> list[Any]:
         """
-        Send *commands* in one go and return their replies.
+        Send *commands* in one write and return their replies.
 
         Raises:
             TransportUnavailable: no connection, or no answer in time.
-            ConfigurationError, EventBusError: the server refused one of them; the others may have been done.
+            ConfigurationError, EventBusError: the server refused a command; the others may have been executed.
         """
         with redis_errors(self._server.uri):
             async with asyncio.timeout(self._timeout):
                 return _checked(await self._exchange(commands, len(commands)))
 
     async def send(self, pieces: Sequence[bytes], count: int) -> list[Any]:
-        """Like :meth:`call`, for *count* commands that are in *pieces*, and for one that needs no timer of its own."""
+        """
+        Send *count* commands in *pieces* and return their replies, errors included; silence alone ends it.
+
+        There are fewer replies if the server hung up after the last of them, an error: it has not executed the rest.
+
+        Raises:
+            TransportUnavailable: no connection, or no answer in time; the commands may have been executed.
+        """
         with redis_errors(self._server.uri):
-            return _checked(await self._exchange(pieces, count))
+            return await self._exchange(pieces, count)
 
     async def run(self, script: Script, calls: Sequence[bytes]) -> list[Any]:
-        """Do *calls* of *script* like :meth:`call`, after teaching it to the server if need be."""
+        """Do what :meth:`call` does for *calls* of *script*; load the script first if the server lacks it."""
         with redis_errors(self._server.uri):
             async with asyncio.timeout(self._timeout):
                 replies = await self._exchange(calls, len(calls))
@@ -108,34 +79,54 @@ class Commands:
                         replies[index] = reply
                 return _checked(replies)
 
+    async def check_role(self) -> None:
+        """
+        Note how many replicas the server has; close all connections if it is not a primary.
+
+        Raises:
+            TransportUnavailable: it does not, or there is no connection.
+        """
+        with redis_errors(self._server.uri):
+            async with asyncio.timeout(self._timeout):
+                hello, role = await self._exchange([HELLO, ROLE], 2)
+            _checked([hello])
+        self._server.replicas = replicas_of(role)
+        try:
+            self._server.check_primary(hello_facts(hello)[b"role"])
+        except TransportUnavailable as error:
+            self._server.drop(str(error))
+            raise
+
     async def _exchange(self, pieces: Sequence[bytes], count: int) -> list[Any]:
-        async with self._turn:
-            if self._line is None or self._line.over:
+        async with self._lock:
+            if not self._connected():
                 await self._connect()
-            line = self._line
-            if line is None or self._closed:
-                await self.aclose()
+            connection = self._connection
+            if connection is None or self._closed:
+                self.close()
                 raise TransportUnavailable(f"the connection to {self._server.uri} is closed")
             try:
-                line.write(pieces)
-                replies: list[Any] = []
-                while len(replies) < count:
-                    said = await line.read()
-                    if said is None:
-                        raise TimeoutError("no answer in time")
-                    replies += said
+                connection.write(pieces)
+                replies = await connection.read_replies(count)
             except BaseException:
-                self._line = None
-                await line.aclose()
+                self._connection = None
+                connection.close()
                 raise
+            for reply in replies:
+                if isinstance(reply, ResponseError) and denies_writes(reply):
+                    self._server.drop(str(reply))
+                    break
             return replies
 
+    def _connected(self) -> bool:
+        return self._connection is not None and not self._connection.lost
+
     async def _connect(self) -> None:
-        if self._line is not None:
-            await self._line.aclose()
-            self._line = None
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
         if not self._closed:
-            self._line = Line(await self._server.connect(), self._timeout)
+            self._connection = await self._server.connect(self._timeout)
 
 
 def _checked(replies: list[Any]) -> list[Any]:

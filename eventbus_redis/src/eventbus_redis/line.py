@@ -1,147 +1,131 @@
-"""A connection to the server: commands out, and what it says in."""
+"""The line of a node to one server: it reads on one connection, and publishes on another."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Sequence
-from contextlib import suppress
-from typing import Any, Final
+from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
+from time import monotonic
+from typing import Final, TypeAlias
 
-import hiredis
-from redis.exceptions import InvalidResponse, NoPermissionError, NoScriptError, RedisError, ResponseError
+from redis.exceptions import NoScriptError, ResponseError
 
-from eventbus_redis.server import AnyConnection
+from eventbus_core.backend import Disconnected, Frame, Interrupted, Partition
+from eventbus_core.errors import EventBusError
+from eventbus_redis.channels import Channels
+from eventbus_redis.commands import Commands
+from eventbus_redis.errors import frame_refusal, frames_refused
+from eventbus_redis.options import RedisOptions
+from eventbus_redis.packing import load_script, pack, pack_frame, pack_publish
+from eventbus_redis.server import Server
+from eventbus_redis.subscriber import Subscriber
 
-READ_SIZE: Final = 128 * 1024
-READ_AHEAD: Final = 4 * READ_SIZE
-ERRORS: Final = {"NOSCRIPT": NoScriptError, "NOPERM": NoPermissionError}
+Packer: TypeAlias = Callable[[bytes, bytes], tuple[bytes, ...]]
+"""Makes the command that publishes a frame, in pieces, of the name of its channel and its bytes."""
+
+FRAMES_AHEAD: Final = 1000
+"""Frames of several lines that wait for the reader of the transport before the lines stop reading."""
+LOOK_EVERY: Final = 2.0
+"""Seconds after which a line that publishes asks again whether its server has replicas."""
 
 
-class Line(asyncio.BufferedProtocol):
+class Line:
     """
-    A connection that redis-py has made, with what is read and written from then on.
+    The frames of one node by way of one server; errors are those of :class:`RedisTransport`.
 
-    redis-py takes one reply at a time, through several coroutines, from a stream that has copied it twice; with a
-    timer for each it would cost more than all else that is done for a frame. Here all that came is taken at once.
+    A lost connection is reopened, with growing pauses, until the line is closed.
+
+    If the server has replicas, frames are published by a script. It keeps them out of the replication stream, and a
+    server that would reject a write, since it is not the primary any more, rejects frames too: so a frame arrives only
+    at receivers that its server counted.
+
+    Args:
+        keys: prefix of the names of the keys.
+        replicated: whether the server counts as one that has replicas without being asked.
 
     Attributes:
-        over: whether the connection is lost; its first fault is its end.
+        server: the server.
+        root: first part of the names of its channels.
+        publisher: the connection that publishes; also for other commands that rarely run.
     """
 
-    def __init__(self, connection: AnyConnection, patience: float) -> None:
-        # The one private thing of redis-py in use, there since 4.2: its connections cannot be told to use a protocol.
-        writer = connection._writer
-        if writer is None:
-            raise ConnectionResetError("the connection was closed")
-        self._connection = connection
-        self._transport: Any = writer.transport
-        self._patience = patience
-        self._loop = asyncio.get_running_loop()
-        # A view, as asyncio's TLS cuts pieces off what it gets and fills them: those of a bytearray would be copies.
-        self._buffer = memoryview(bytearray(READ_SIZE))
-        self._parser = hiredis.Reader(protocolError=InvalidResponse, replyError=_error)
-        self._parser.setmaxbuf(READ_SIZE)
-        self._said: list[Any] = []
-        self._size = 0
-        self._paused = False
-        self._fault: Exception | None = None
-        self._waiter: asyncio.Future[bool] | None = None
-        self._until = 0.0
-        self._timer: asyncio.TimerHandle | None = None
-        self._transport.set_protocol(self)
+    def __init__(
+        self,
+        node: str,
+        server: Server,
+        options: RedisOptions,
+        namespace: str,
+        keys: str,
+        *,
+        replicated: bool = False,
+    ) -> None:
+        self.server = server
+        # Channels are common to all databases, so their names carry the number of any but database 0.
+        prefix = f"{options.prefix}/{server.database}" if server.database else options.prefix
+        self.root = f"{prefix}:{namespace}"
+        self._script = load_script("publish", "")
+        self._pack_script: Packer = partial(pack_frame, self._script, f"{keys}:frames")
+        self._replicated = replicated
+        self._look_at = monotonic() + LOOK_EVERY  # it looks when it opens
+        self._channels = Channels(self.root, node)
+        self.publisher = Commands(server, options.command_timeout)
+        self._subscriber = Subscriber(node, server, options, self._channels, self.publisher)
 
     @property
-    def over(self) -> bool:
-        return self._fault is not None
+    def partitions(self) -> list[Partition]:
+        """The partitions that are joined, or shall be once the server serves."""
+        return [partition for partition in self._channels.wanted.values() if partition is not None]
 
-    def write(self, pieces: Sequence[bytes]) -> None:
-        """Send *pieces* of commands; if that fails, :meth:`read` says so."""
-        if not self.over:
-            self._transport.writelines(pieces)
+    async def open(self) -> None:
+        """Connect, so that faults are raised now."""
+        await self.publisher.open()
+        await self._subscriber.open()
 
-    async def read(self) -> list[Any] | None:
-        """
-        Return what the server has said since the last call, or ``None`` if it was silent for *patience* seconds.
+    def close(self) -> None:
+        """Disconnect at once; calls that wait raise, and :meth:`receive` ends."""
+        self._subscriber.close()
+        self.publisher.close()
 
-        The list is empty if all there was is a part of something. May be cancelled at no loss.
+    async def join(self, partitions: Sequence[Partition]) -> None:
+        """See :meth:`Transport.join`."""
+        await self._subscriber.join(partitions)
 
-        Raises:
-            RedisError, OSError: the connection is lost.
-        """
-        heard = bool(self._said) or await self._wait()
-        if self._fault is not None and not self._said:
-            raise self._fault
-        if not heard:
-            return None
-        said, self._said, self._size = self._said, [], 0
-        if self._paused:
-            self._paused = False
-            self._transport.resume_reading()
-        return said
+    async def leave(self, partitions: Sequence[Partition]) -> None:
+        """See :meth:`Transport.leave`."""
+        await self._subscriber.leave(partitions)
 
-    async def aclose(self) -> None:
-        """Disconnect at once; a reader gets an error."""
-        self._end(ConnectionResetError("the connection was closed"))
-        with suppress(RedisError, OSError):
-            await self._connection.disconnect(nowait=True)
+    def receive(self) -> AsyncIterator[Frame | Interrupted | Disconnected]:
+        """See :meth:`Transport.receive`; what is yielded concerns all partitions of this line."""
+        return self._subscriber.receive()
 
-    async def _wait(self) -> bool:
-        """Return once there is something, or a fault; ``False`` after too long a silence."""
-        if self.over:
-            return True
-        self._waiter = self._loop.create_future()
-        self._until = self._loop.time() + self._patience
-        if self._timer is None:
-            self._timer = self._loop.call_at(self._until, self._look)
+    async def publish(self, frames: Sequence[Frame]) -> Sequence[int]:
+        """See :meth:`Transport.publish`; one call at a time."""
+        if not self._replicated and monotonic() >= self._look_at:
+            await self.publisher.check_role()
+            self._look_at = monotonic() + LOOK_EVERY
+        if not (self._replicated or self.server.replicas):
+            return await self._publish(frames, pack_publish)
         try:
-            return await self._waiter
-        finally:
-            self._waiter = None
+            return await self._publish(frames, self._pack_script)
+        except EventBusError as error:
+            if not isinstance(error.__cause__, NoScriptError):
+                raise
+        await self.publisher.call(pack("SCRIPT", "LOAD", self._script.source))
+        return await self._publish(frames, self._pack_script)
 
-    def _look(self) -> None:
-        """Wake the reader if it has waited for too long: one timer for many reads, as it is nearly never needed."""
-        self._timer = None
-        if self._waiter is None:
-            return
-        if self._loop.time() < self._until:
-            self._timer = self._loop.call_at(self._until, self._look)
-        else:
-            self._wake(heard=False)
-
-    def _wake(self, *, heard: bool = True) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(heard)
-
-    def _end(self, fault: Exception) -> None:
-        if self._fault is None:
-            self._fault = fault
-            if self._timer is not None:
-                self._timer.cancel()
-            self._transport.abort()
-            self._wake()
-
-    # What asyncio calls.
-
-    def get_buffer(self, sizehint: int) -> memoryview:
-        return self._buffer
-
-    def buffer_updated(self, nbytes: int) -> None:
-        try:
-            self._parser.feed(self._buffer, 0, nbytes)  # type: ignore[arg-type]  # its stub says: bytes
-            while (said := self._parser.gets()) is not False:
-                self._said.append(said)
-        except RedisError as error:
-            self._end(error)
-            return
-        self._size += nbytes
-        if self._said and self._size >= READ_AHEAD and not self._paused:
-            self._paused = True
-            self._transport.pause_reading()
-        self._wake()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._end(exc or ConnectionResetError("the server closed the connection"))
-
-
-def _error(text: str) -> ResponseError:
-    return ERRORS.get(text.partition(" ")[0], ResponseError)(text)
+    async def _publish(self, frames: Sequence[Frame], packer: Packer) -> Sequence[int]:
+        receivers: list[int] = []
+        refusal: EventBusError | None = None
+        while len(receivers) < len(frames):
+            rest = frames[len(receivers) :]
+            pieces: list[bytes] = []
+            for partition, data in rest:
+                pieces += packer(self._channels.name(partition), data)
+            # Fewer replies than frames: the server hung up on the last frame that it answered for.
+            for reply in await self.publisher.send(pieces, len(rest)):
+                if isinstance(reply, ResponseError):
+                    error = frame_refusal(self.server.uri, reply)
+                    refusal, reply = refusal or error, -1
+                receivers.append(reply)
+        if refusal is not None:
+            raise frames_refused(frames, receivers, refusal)
+        return receivers

@@ -12,12 +12,13 @@ def main() -> None:
     parser = ArgumentParser("python -m gateway", description=__doc__, formatter_class=ArgumentDefaultsHelpFormatter)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--port", type=int, default=9001, help="port to listen on")
-    parser.add_argument("--server-id", help="name of this server, made up if not given")
-    parser.add_argument("--redis-uri", default="memory://", help="what the servers share; memory:// is for one alone")
-    parser.add_argument("--url", help="where browsers reach this very server; ws://HOST:PORT if not given")
+    parser.add_argument("--server-id", help="name of this server; generated if not given")
+    parser.add_argument("--redis-uri", default="memory://", help="broker of all servers; memory:// is for a single one")
+    parser.add_argument("--url", help="address at which browsers reach this server; ws://HOST:PORT if not given")
+    parser.add_argument("--drain", type=float, default=10.0, help="seconds over which SIGTERM has the browsers leave")
     args = parser.parse_args()
-    app = create_app(args.redis_uri, args.server_id, args.url or f"ws://{args.host}:{args.port}")
-    # The pings find out about browsers that went away without a word.
+    app = create_app(args.redis_uri, args.server_id, args.url or f"ws://{args.host}:{args.port}", args.drain)
+    # The pings detect browsers that disappeared without closing their connection.
     uvicorn.run(app, host=args.host, port=args.port, ws_max_size=16_384, ws_ping_interval=5, ws_ping_timeout=5)
 
 

@@ -1,4 +1,4 @@
-"""One browser: what it asks for goes out, what its client on the bus gets comes in."""
+"""One browser: its requests go to the bus, the events of its client go to the browser."""
 
 from contextlib import suppress
 from time import monotonic, time
@@ -7,10 +7,10 @@ from typing import Final
 import anyio
 import anyio.lowlevel
 import msgspec
-from starlette.websockets import WebSocket
+from starlette.websockets import WebSocket, WebSocketDisconnect
 
 import eventbus
-from gateway.protocol import ASKS, AWAY, EVENTS, Accepted, Delivered, Message, Missed, Refused, Say, Tell, Visit
+from gateway.protocol import ASKS, AWAY, EVENTS, Accepted, Message, Missed, Refused, Resumed, Say, Tell, Visit
 from gateway.server import Server
 
 LINGER: Final = 30.0
@@ -18,7 +18,7 @@ PULSE: Final = 0.5
 
 
 class Connection:
-    """A websocket, and the client that it stands for."""
+    """A websocket and its client on the bus."""
 
     def __init__(self, server: Server, socket: WebSocket, visit: Visit) -> None:
         self._server = server
@@ -28,7 +28,7 @@ class Connection:
         self._client = server.bus.client(visit.client, linger=LINGER)
 
     async def run(self) -> None:
-        """Hold the client until the browser goes, and what comes for it shortly after until it is back."""
+        """Hold the client until the browser goes; ``LINGER`` keeps later messages until it is back."""
         async with self._client:
             async with anyio.create_task_group() as tasks:
                 for topic in self._visit.topics:
@@ -42,6 +42,7 @@ class Connection:
     async def _serve(self) -> None:
         async with anyio.create_task_group() as self._tasks:
             self._tasks.start_soon(self._pulse)
+            await self._resume()
             self._tasks.start_soon(self._write)
             if self._visit.away:
                 await self._catch_up(self._visit.away + monotonic() - self._begun)
@@ -56,7 +57,8 @@ class Connection:
             await self._tell(Refused(str(error)))
             return
         if isinstance(ask, Say):
-            await self._tell(await self._say(ask))
+            with anyio.CancelScope(shield=True):  # a message that the bus has accepted is acknowledged
+                await self._tell(await self._say(ask))
         else:
             await self._move(ask.rooms)
 
@@ -66,56 +68,72 @@ class Connection:
         try:
             if say.scope == "person":
                 await self._client.send(address, "gateway.message", message)
-            elif address in self._visit.topics:
+            elif address in {self._visit.everyone, *self._visit.topics}:
                 await self._client.publish(address, message)
             else:
                 return Refused(f"you are not in the room {say.to!r}", say.id)
         except (eventbus.ClientNotFound, eventbus.InvalidName):
-            return Refused(f"nobody here is called {say.to!r}", say.id)
+            return Refused(f"no person here is called {say.to!r}", say.id)
         except eventbus.TransportUnavailable:
             return Refused("this server cannot reach Redis", say.id, later=True)
         self._server.sent.append((monotonic(), address, message))
         return Accepted(say.id)
 
     async def _move(self, rooms: set[str]) -> None:
-        """Be in *rooms* alone; without waiting for the other servers, as those on this one can talk meanwhile."""
+        """Be in *rooms* and no others; does not wait for other servers, so that visitors here can talk meanwhile."""
         before, self._visit.rooms = self._visit.topics, rooms
         for topic in self._visit.topics - before:
             self._tasks.start_soon(self._client.subscribe, topic)
         for topic in before - self._visit.topics:
             await self._client.unsubscribe(topic)
-        await anyio.lowlevel.checkpoint()  # lets the subscriptions begin before the page can say or ask more
+        await anyio.lowlevel.checkpoint()  # the subscriptions begin before the page's next request
 
     async def _write(self) -> None:
         async for event in self._client:
-            if event.type == "$sys.loss":
-                await self._tell(Missed(event.data.missed))
-                await self._catch_up(AWAY)
-            else:
-                with suppress(eventbus.EventDataError):  # what others on the bus send is not for browsers
-                    await self._hand_out(event)
+            with anyio.CancelScope(shield=True):  # what was taken from the client is written
+                if event.type != "$sys.loss":
+                    with suppress(eventbus.EventDataError):  # events of other programs on the bus are not for browsers
+                        await self._hand_out(event)
+                elif event.data.reason == "lost":
+                    await self._tell(Missed(event.data.missed))
+                    await self._catch_up(AWAY)
+                else:  # of the messages to everyone, which servers do not repeat
+                    await self._tell(Resumed.of(event.data))
 
     async def _hand_out(self, event: eventbus.Event) -> None:
-        """Give a message or a receipt to the browser; who wrote to this person alone gets a receipt."""
+        """Pass a message or a receipt to the browser; the sender of a message to this person gets a receipt."""
         bus, tell = self._server.bus, event.read(EVENTS)
         if isinstance(tell, Message):
             tell.partition = bus.partition_of(event.topic) if event.topic else f"n:{bus.node}"
+            tell.position = event.position or ""
         await self._tell(tell)
         if isinstance(tell, Message) and tell.scope == "person":
-            receipt = Delivered(tell.id, bus.node, tell.partition)
             with suppress(eventbus.ClientNotFound, eventbus.TransportUnavailable):
-                await self._client.send(self._visit.address("person", tell.sender), "gateway.delivered", receipt)
+                target = self._visit.address("person", tell.sender)
+                await bus.send(target, "gateway.delivered", tell.receipt(bus.node))
+
+    async def _resume(self) -> None:
+        """Go on with the messages to everyone where the page was, or say what is gone."""
+        visit = self._visit
+        if self._server.bus.state in ("alone", "disconnected"):  # there is no history to read
+            await self._client.subscribe(visit.everyone)
+            await self._tell(Resumed(reason="unreachable" if visit.since else ""))
+        else:
+            await self._tell(Resumed.of(await self._client.subscribe(visit.everyone, since=visit.since)))
 
     async def _pulse(self) -> None:
-        """Say all the time how things are here; by this the page also knows that the connection lives."""
+        """Send the state of the server twice a second; the page takes silence for a dead connection."""
         while True:
             await self._tell(self._server.state(self._visit.workspace))
             await anyio.sleep(PULSE)
 
     async def _catch_up(self, away: float) -> None:
-        """Have all servers send again what the browser may have missed."""
+        """Ask all servers to send again the messages that the browser may have missed."""
         visit = msgspec.structs.replace(self._visit, away=min(away, AWAY))
         await self._server.bus.broadcast("gateway.missed", visit)
 
     async def _tell(self, tell: Tell) -> None:
-        await self._socket.send_text(msgspec.json.encode(tell).decode())
+        try:
+            await self._socket.send_text(msgspec.json.encode(tell).decode())
+        except RuntimeError:  # from Starlette or uvicorn, if the browser has closed the websocket
+            raise WebSocketDisconnect(1006) from None

@@ -1,4 +1,4 @@
-"""What pages and servers say to each other, and the one place where addresses are made."""
+"""The messages between pages and servers, and the only place that builds addresses."""
 
 from __future__ import annotations
 
@@ -18,36 +18,48 @@ Scope = Literal["person", "room", "workspace"]
 
 
 class Visit(Struct, eq=False):
-    """Who connects, the rooms they are in, and for how many seconds they heard nothing before."""
+    """
+    A visitor.
+
+    Attributes:
+        away: seconds since the page last heard a server.
+        since: the position of the last message to everyone that the page has.
+    """
 
     workspace: Name
     name: Name
     rooms: Names
     away: Annotated[float, Meta(ge=0, le=AWAY)]
+    since: Annotated[str, Meta(max_length=64)] = ""
 
     def address(self, scope: Scope, to: str = "") -> str:
-        """Return where a message goes: whatever *to* is, never out of the workspace."""
+        """Return the address of a message; it stays in the workspace for every *to*."""
         if scope == "person":
             return f"{self.workspace}/{to}"
         return f"room.{self.workspace}.{to}" if scope == "room" else f"workspace.{self.workspace}"
 
     @property
     def client(self) -> str:
-        """What the visitor is called on the bus."""
+        """The visitor's client on the bus."""
         return self.address("person", self.name)
 
     @property
+    def everyone(self) -> str:
+        """The topic of the workspace, which is retained."""
+        return self.address("workspace")
+
+    @property
     def topics(self) -> set[str]:
-        """What the visitor is subscribed to."""
-        return {self.address("workspace"), *(self.address("room", room) for room in self.rooms)}
+        """The topics of the visitor's rooms."""
+        return {self.address("room", room) for room in self.rooms}
 
 
 class Ask(Struct, tag=str.lower, tag_field="kind", forbid_unknown_fields=True):
-    """What a page sends."""
+    """A message from a page."""
 
 
 class Say(Ask):
-    """A page wants to send; what it does not hear to be accepted it sends again under the same id."""
+    """A page sends a message; until the server accepts it, the page repeats it under the same id."""
 
     id: Annotated[str, Meta(pattern=r"\A[\w-]{1,40}\Z")]
     scope: Scope
@@ -56,17 +68,17 @@ class Say(Ask):
 
 
 class Rooms(Ask):
-    """A page wants to be in these rooms, and in no other."""
+    """A page enters these rooms and leaves all others."""
 
     rooms: Names
 
 
 class Tell(Struct, tag=str.lower, tag_field="kind"):
-    """What a page is sent."""
+    """A message to a page."""
 
 
 class Message(Tell):
-    """What was said; the server that accepted it stamps who sent it, the one that hands it out how it got there."""
+    """A visitor's message; its first server stamps sender, node and time, its last server the partition."""
 
     id: str
     scope: Scope
@@ -77,10 +89,15 @@ class Message(Tell):
     at: float
     again: bool = False
     partition: str = ""
+    position: str = ""
+
+    def receipt(self, node: str) -> Delivered:
+        """Return what the sender gets once *node* has passed the message on."""
+        return Delivered(self.id, node, self.partition)
 
 
 class Delivered(Tell):
-    """A receipt for the sender of a message to a person: who gave it to the browser, and how it got there."""
+    """A receipt for the sender of a message to a person: the server that passed it on, and its partition."""
 
     id: str
     node: str
@@ -88,13 +105,13 @@ class Delivered(Tell):
 
 
 class Accepted(Tell):
-    """The bus has taken what the page said."""
+    """The bus has accepted the page's message."""
 
     id: str
 
 
 class Refused(Tell, omit_defaults=True):
-    """What the page asked for is not done, and why; *later* it may be."""
+    """A request was refused, and why; if *later* is set, the page may repeat it."""
 
     text: str
     id: str = ""
@@ -102,20 +119,44 @@ class Refused(Tell, omit_defaults=True):
 
 
 class Missed(Tell):
-    """So many messages did not reach this server."""
+    """The number of messages that did not reach this server."""
 
     count: int
 
 
+class Resumed(Tell):
+    """
+    What a page missed of the messages to everyone.
+
+    Attributes:
+        events: that many follow.
+        missed: that many are gone, if *reason* is ``trimmed``; for others it cannot be known.
+        position: where the page is, if nothing follows.
+    """
+
+    events: int = 0
+    missed: int = 0
+    reason: str = ""
+    position: str = ""
+
+    @classmethod
+    def of(cls, answer: eventbus.Resumed | eventbus.Gap) -> Resumed:
+        """Return what a page is told of *answer*; its position is in the messages that follow, if any do."""
+        if isinstance(answer, eventbus.Resumed):
+            return cls(answer.events, position="" if answer.events else answer.position)
+        return cls(0, answer.missed, answer.reason, "" if answer.earliest else answer.position or "")
+
+
 class Seen(Struct):
-    """A server as a page sees it: where it is reached, and its visitors in the page's workspace with their rooms."""
+    """A server for a page: its address, its visitors in the workspace with their rooms, and whether it is silent."""
 
     url: str
     clients: dict[str, set[str]]
+    silent: bool
 
 
 class State(Tell):
-    """How things are, as the server *node* sees them."""
+    """The servers and visitors that the server *node* knows of, the state of its bus, and its counters."""
 
     node: str
     bus: str
@@ -124,7 +165,7 @@ class State(Tell):
 
 
 class Here(Struct):
-    """What a server tells all, twice a second: where browsers reach it, and the rooms of its visitors by workspace."""
+    """What a server broadcasts twice a second: its address for browsers, and its visitors' rooms by workspace."""
 
     url: str
     workspaces: dict[str, dict[str, set[str]]]

@@ -1,4 +1,4 @@
-"""One server of several: its bus, who is where, and what its visitors sent in the last minute."""
+"""One server of several: its bus, the visitors of all servers, and the messages from here of the last minute."""
 
 from collections import defaultdict, deque
 from contextlib import suppress
@@ -12,17 +12,18 @@ import eventbus
 from gateway.protocol import Here, Message, Seen, State, Visit
 
 BEAT: Final = 0.5
-SILENCE: Final = 3.5
-SLACK: Final = 2.0  # what was sent shortly before a page heard the last of its server may not have reached it
+SILENCE: Final = 3.5  # seconds without news after which a server counts as silent
+FORGOTTEN: Final = 15.0  # seconds without news after which a server is no longer shown
+SLACK: Final = 2.0  # messages sent just before a page lost its server may not have reached it
 
 
 class Server:
     """
-    What the connections of one process share.
+    The state that the connections of one process share.
 
     Attributes:
-        visits: those who are connected here.
-        sent: the last messages from here, each with its time and address, for those who missed them.
+        visits: the visitors connected here.
+        sent: the last messages from here, each with its time and address, for visitors who missed them.
     """
 
     def __init__(self, bus: eventbus.Bus, url: str) -> None:
@@ -32,27 +33,44 @@ class Server:
         self._url = url
         self._heard: dict[str, tuple[float, Here]] = {}
         bus.on("gateway.here", data=Here)(self._hear)
+        bus.on("$sys.node.left")(self._leave)
         bus.on("gateway.missed", data=Visit)(self._send_again)
 
     async def run(self) -> None:
-        """Tell all servers again and again who is here; of a server that is silent nobody is shown."""
+        """Broadcast the visitors of this server twice a second, and forget servers that are silent for long."""
+        now = monotonic()
         while True:
             here = Here(self._url, defaultdict(dict))
             for visit in self.visits:
                 here.workspaces[visit.workspace][visit.name] = visit.rooms
-            with suppress(eventbus.TransportUnavailable):
-                await self.bus.broadcast("gateway.here", here)
-            self._heard = {node: item for node, item in self._heard.items() if item[0] > monotonic() - SILENCE}
+            last, now = now, monotonic()
+            self._heard[self.bus.node] = now, here
+            if self.bus.state not in ("alone", "disconnected"):
+                self._heard = {node: item for node, item in self._heard.items() if now - item[0] < FORGOTTEN}
+                with suppress(eventbus.TransportUnavailable):
+                    await self.bus.broadcast("gateway.here", here)
+            else:  # no other server can be heard: each stays as it was last seen
+                for node, (at, there) in self._heard.items():
+                    self._heard[node] = (at + now - last if _silent(at) else now), there
             await anyio.sleep(BEAT)
 
     def state(self, workspace: str) -> State:
-        """Return how things are in *workspace*."""
-        heard = sorted(self._heard.items())
-        servers = {node: Seen(here.url, here.workspaces.get(workspace, {})) for node, (_, here) in heard}
-        return State(self.bus.node, self.bus.state, servers, self.bus.stats())
+        """Return the servers and visitors of *workspace*; one who left a silent server is shown at the new one."""
+        servers: dict[str, Seen] = {}
+        shown: set[str] = set()
+        for node, (at, here) in sorted(self._heard.items(), key=lambda item: _silent(item[1][0])):
+            clients = here.workspaces.get(workspace, {})
+            silent = _silent(at)
+            servers[node] = Seen(here.url, {k: v for k, v in clients.items() if not silent or k not in shown}, silent)
+            shown |= clients.keys()
+        return State(self.bus.node, self.bus.state, dict(sorted(servers.items())), self.bus.stats())
 
     def _hear(self, event: eventbus.Event) -> None:
         self._heard[event.source[1:]] = monotonic(), event.data
+
+    def _leave(self, event: eventbus.Event) -> None:
+        if not event.data["died"]:  # a server that died is shown as silent first
+            self._heard.pop(event.data["node"], None)
 
     async def _send_again(self, event: eventbus.Event) -> None:
         visit: Visit = event.data
@@ -62,3 +80,7 @@ class Server:
             if at >= since and address in addresses:
                 with suppress(eventbus.EventBusError):
                     await self.bus.send(visit.client, "gateway.message", msgspec.structs.replace(message, again=True))
+
+
+def _silent(heard: float) -> bool:
+    return monotonic() - heard > SILENCE

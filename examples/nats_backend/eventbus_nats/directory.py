@@ -9,16 +9,8 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from eventbus_core import (
-    Claim,
-    Directory,
-    NamespaceMismatch,
-    Node,
-    NodeAlreadyPresent,
-    Owner,
-    Terms,
-    TransportUnavailable,
-)
+from eventbus_core.backend import Claim, Directory, Node, Owner, Terms
+from eventbus_core.errors import NamespaceMismatch, NodeAlreadyPresent, TransportUnavailable
 from eventbus_nats.rows import PAGE, Row, Rows
 
 HELD = re.compile(r"(\d{1,18}) ([A-Za-z0-9._-]{1,64}) (.+)", re.DOTALL)
@@ -114,7 +106,7 @@ class NatsDirectory(Directory):
         return [lease.node for lease in (await self._look())[1].values()]
 
     async def clients(self, node: str | None = None) -> AsyncIterator[str]:
-        seen: set[str] = set()  # who is claimed anew meanwhile comes again
+        seen: set[str] = set()  # a client that is claimed again meanwhile comes twice
         start = 1
         while page := await self._rows.page(self._rows.subject("client"), start):
             start = page[-1].revision + 1

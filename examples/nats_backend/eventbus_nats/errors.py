@@ -7,7 +7,8 @@ from contextlib import contextmanager
 
 import nats.errors
 
-from eventbus_core import ConfigurationError, TransportUnavailable, TransportURI
+from eventbus_core.backend import TransportURI
+from eventbus_core.errors import ConfigurationError, TransportUnavailable
 
 
 @contextmanager

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import nats.errors
 from nats.aio.client import Client
 
-from eventbus_core import ConfigurationError, TransportUnavailable, TransportURI
+from eventbus_core.backend import TransportURI
+from eventbus_core.errors import ConfigurationError, TransportUnavailable
 from eventbus_nats.errors import translated
 
 STREAM = "eventbus-directory"

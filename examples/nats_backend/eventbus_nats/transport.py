@@ -12,7 +12,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from eventbus_core import Capabilities, Frame, Interrupted, Partition, Transport, TransportURI, option
+from eventbus_core.backend import Capabilities, Frame, Interrupted, Partition, Transport, TransportURI, option
 from eventbus_nats.directory import NatsDirectory
 from eventbus_nats.errors import translated, translation
 from eventbus_nats.rows import Rows
@@ -24,17 +24,17 @@ FOREVER = 10**6
 class NatsOptions:
     """What may stand in the URI's query, beside the options of every bus."""
 
-    connect_timeout: float = option(5.0, "how long to try for the first connection", least=0.1)
+    connect_timeout: float = option(5.0, "how long to try for the first connection", minimum=0.1)
     directory: Literal["none", "kv"] = option("none", "where clients are found: by asking all nodes, or in JetStream")
-    ping_interval: int = option(5, "how often to ask whether the server still answers, in seconds", least=1)
-    write_timeout: float = option(5.0, "how long the server may take to confirm what it was told", least=0.1)
+    ping_interval: int = option(5, "how often to ask whether the server still answers, in seconds", minimum=1)
+    write_timeout: float = option(5.0, "how long the server may take to confirm what it was told", minimum=0.1)
 
 
 class NatsTransport(Transport):
     """
     Serves ``nats://user:password@host:port``; for asyncio only.
 
-    nats-py makes lost connections anew and subscribes again; we say so. It hands messages to a
+    nats-py reconnects and subscribes again; then `receive` yields `Interrupted`. It hands messages to a
     callback, one subscription's in order; all go into one queue, which ``receive`` empties.
     """
 
@@ -110,7 +110,7 @@ class NatsTransport(Transport):
         client = self._client
         async with asyncio.timeout(self.options.write_timeout):
             # nats-py sends a ping ahead of the commands that it holds back, so those have to be gone first;
-            # and its reader would die of the answer to a ping that nobody waits for any more, hence the shield.
+            # and the answer to an abandoned ping would end its reader, hence the shield.
             while client.is_connected and client.pending_data_size:  # noqa: ASYNC110
                 await asyncio.sleep(0)
             if not client.is_connected:

@@ -16,6 +16,13 @@ MODULES: Final = {
     "litestar": "litestar:LitestarChannels",
     "channels-pubsub": "channels:PubSubLayer",
     "channels-core": "channels:CoreLayer",
+    "broadcaster-eventbus": "broadcaster:BroadcasterOnBus",
+    "litestar-eventbus": "litestar:LitestarOnBus",
+    "channels-eventbus": "channels:BusLayer",
+    "socketio": "socketio:SocketioOnRedis",
+    "socketio-eventbus": "socketio:SocketioOnBus",
+    "raw-protocol": "raw_protocol:RawProtocol",
+    "prototype": "prototype:Prototype",
     "nats": "nats:NatsCore",
     "nothing": "nothing:Nothing",
 }

@@ -70,15 +70,15 @@ class Peer(ABC):
         """Connect, and return when every subscription is in place."""
 
     @abstractmethod
-    async def send(self, client: str, data: Any) -> None:
+    async def send(self, client: str, data: Any) -> object:
         """Send to one client."""
 
     @abstractmethod
-    async def broadcast(self, data: Any) -> None:
+    async def broadcast(self, data: Any) -> object:
         """Send to every node."""
 
     @abstractmethod
-    async def publish(self, data: Any) -> None:
+    async def publish(self, data: Any) -> object:
         """Send to all clients, as subscribers of one topic."""
 
     async def request(self, client: str, data: Any) -> Any:

@@ -1,4 +1,4 @@
-"""encode/broadcaster on Redis: a subscription per client."""
+"""encode/broadcaster: a subscription per client."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
+from eventbus_core.integrations.broadcaster import EventBusBackend
 from tests.benchmarks.peers.base import Context, Deliver, Peer, with_pool
 
 library: Any = import_module("broadcaster")
@@ -28,7 +29,11 @@ class Broadcaster(Peer):
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        self._broadcast = library.Broadcast(with_pool(context.uri))
+        self._broadcast = self.connection(context.uri)
+
+    def connection(self, uri: str) -> Any:
+        """Return the object that the application uses."""
+        return library.Broadcast(with_pool(uri))
 
     async def start(self, deliver: Deliver) -> None:
         await self._broadcast.connect()
@@ -55,3 +60,12 @@ class Broadcaster(Peer):
         async with self._broadcast.subscribe(channel=channel) as events:
             async for event in events:
                 deliver(receiver, decode(event.message))
+
+
+class BroadcasterOnBus(Broadcaster):
+    """The same, on the backend of ``eventbus[broadcaster]``."""
+
+    label = "broadcaster, on eventbus"
+
+    def connection(self, uri: str) -> Any:
+        return library.Broadcast(backend=EventBusBackend(uri))

@@ -8,12 +8,16 @@ from contextlib import AsyncExitStack
 from typing import Any, ClassVar, Final, TypeAlias
 
 import eventbus
+from tests.benchmarks.payload import WARM
 from tests.benchmarks.peers.base import Context, Deliver, Peer
+from tests.benchmarks.sending import client_number, is_slow
 
-Sending: TypeAlias = Coroutine[Any, Any, None]
+Sending: TypeAlias = Coroutine[Any, Any, object]
 
 TYPE: Final = "message"
 AT_ONCE: Final = 500
+SLOWNESS: Final = 0.002
+"""Seconds that a slow client takes for each event."""
 
 
 class RedisBus(Peer):
@@ -34,7 +38,8 @@ class RedisBus(Peer):
         return self.context.uri
 
     async def start(self, deliver: Deliver) -> None:
-        await self._stack.enter_async_context(self._bus)
+        self._stack.push_async_callback(self._bus.aclose)  # by another task, perhaps
+        await self._bus.open()
         self._bus.on(TYPE)(self._handler(None, deliver))
         clients = self.context.clients
         for first in range(0, len(clients), AT_ONCE):
@@ -75,6 +80,11 @@ class RedisBus(Peer):
         async def handle_async(event: eventbus.Event) -> None:
             deliver(name, event.data)
 
+        async def handle_slowly(event: eventbus.Event) -> None:
+            if event.data["s"] != WARM:
+                await asyncio.sleep(SLOWNESS)
+            deliver(name, event.data)
+
         async def answer(event: eventbus.Event) -> None:
             if event.reply_to is None:
                 deliver(name, event.data)
@@ -83,6 +93,8 @@ class RedisBus(Peer):
 
         if self.context.case.traffic == "request":
             return answer
+        if isinstance(name, str) and is_slow(self.context.case, client_number(name)):
+            return handle_slowly
         return handle_async if self.context.case.consumer == "async" else handle
 
 

@@ -1,12 +1,13 @@
-"""channels_redis: its two layers."""
+"""Django Channels: the two layers of channels_redis, and that of ``eventbus[channels]``."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Hashable
 from importlib import import_module
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
+from eventbus_core.integrations.channels import EventBusChannelLayer
 from tests.benchmarks.peers.base import Context, Deliver, Peer, with_pool
 
 core: Any = import_module("channels_redis.core")
@@ -18,7 +19,7 @@ SETTLE: Final = 0.2
 
 
 class _Layer(Peer):
-    libraries = ("channels-redis", "channels", "redis", "hiredis")
+    libraries: ClassVar[tuple[str, ...]] = ("channels-redis", "channels", "redis", "hiredis")
     senders = (1, 16, 128)
     layer: Any
 
@@ -77,14 +78,12 @@ class PubSubLayer(_Layer):
         await self.layer.flush()
 
 
-class CoreLayer(_Layer):
-    """Sorted sets: a channel per process, whose name senders form from the known owner of a client."""
+class _OwnedChannels(_Layer):
+    """A channel per client, whose name senders form from the known owner of a client."""
 
-    label = "channels_redis, core"
-
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, layer: Any) -> None:
         super().__init__(context)
-        self.layer = core.RedisChannelLayer(hosts=[{"address": with_pool(context.uri)}], capacity=CAPACITY)
+        self.layer = layer
         self.layer.client_prefix = f"node{context.node}"
 
     def channel(self, client: str) -> str:
@@ -93,6 +92,34 @@ class CoreLayer(_Layer):
     async def own_channel(self) -> str:
         return f"specific.node{self.context.node}!all"
 
+
+class CoreLayer(_OwnedChannels):
+    """Sorted sets."""
+
+    label = "channels_redis, core"
+
+    def __init__(self, context: Context) -> None:
+        hosts = [{"address": with_pool(context.uri)}]
+        super().__init__(context, core.RedisChannelLayer(hosts=hosts, capacity=CAPACITY))
+
     async def close(self) -> None:
         await self.end_tasks()
         await self.layer.close_pools()
+
+
+class BusLayer(_OwnedChannels):
+    """The layer on the bus."""
+
+    label = "Channels, on eventbus"
+    libraries = ("channels",)
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context, EventBusChannelLayer(context.uri, capacity=CAPACITY))
+
+    async def start(self, deliver: Deliver) -> None:
+        await self.layer.new_channel()  # joins the bus: others can send from now on
+        await super().start(deliver)
+
+    async def close(self) -> None:
+        await self.end_tasks()
+        await self.layer.flush()

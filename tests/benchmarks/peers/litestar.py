@@ -1,4 +1,4 @@
-"""The Redis pub/sub backend of Litestar's channels, used directly: a channel per client."""
+"""Backends of Litestar's channels, used directly: a channel per client."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from redis.asyncio import Redis
 
+from eventbus_core.integrations.litestar import EventBusChannelsBackend
 from tests.benchmarks.peers.base import POOL, Context, Deliver, Peer, decode, encode
 
 library: Any = import_module("litestar.channels.backends.redis")
@@ -20,8 +21,12 @@ class LitestarChannels(Peer):
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        self._redis: Redis = Redis.from_url(context.uri, max_connections=POOL)
-        self._backend = library.RedisChannelsPubSubBackend(redis=self._redis)
+        self._backend = self.backend(context.uri)
+
+    def backend(self, uri: str) -> Any:
+        """Return the backend."""
+        self._redis: Redis = Redis.from_url(uri, max_connections=POOL)
+        return library.RedisChannelsPubSubBackend(redis=self._redis)
 
     async def start(self, deliver: Deliver) -> None:
         await self._backend.on_startup()
@@ -41,6 +46,10 @@ class LitestarChannels(Peer):
     async def close(self) -> None:
         await self.end_tasks()
         await self._backend.on_shutdown()
+        await self.disconnect()
+
+    async def disconnect(self) -> None:
+        """Close what the backend leaves open."""
         await self._redis.aclose()
 
     async def _read(self, clients: dict[str, str], deliver: Deliver) -> None:
@@ -50,3 +59,15 @@ class LitestarChannels(Peer):
                     deliver(client, decode(data))
             else:
                 deliver(clients.get(channel), decode(data))
+
+
+class LitestarOnBus(LitestarChannels):
+    """The same, on the backend of ``eventbus[litestar]``."""
+
+    label = "Litestar channels, on eventbus"
+
+    def backend(self, uri: str) -> Any:
+        return EventBusChannelsBackend(uri)
+
+    async def disconnect(self) -> None:
+        """Do nothing: the backend closes its bus."""

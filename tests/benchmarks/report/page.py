@@ -9,14 +9,28 @@ from typing import Final
 
 from tests.benchmarks.cases import SCENARIOS
 from tests.benchmarks.growth import load_growth
+from tests.benchmarks.joining import load_joining
 from tests.benchmarks.record import Record, load
 from tests.benchmarks.report.bars import bars_table
 from tests.benchmarks.report.plots import plots
 from tests.benchmarks.report.summary import Summaries
-from tests.benchmarks.report.tables import growth_table, held_table, memory_table, scenario_table
+from tests.benchmarks.report.tables import (
+    growth_table,
+    held_table,
+    joining_table,
+    memory_table,
+    resumed_table,
+    retained_table,
+    scenario_table,
+    topologies_table,
+)
+from tests.benchmarks.retained import load_retained
+from tests.benchmarks.topologies import load_topologies
 
 PAGE: Final = Path("docs/performance.md")
 IMAGES: Final = Path("docs/results")
+BARS: Final = IMAGES / "bars.jsonl"
+"""The runs for the table of bars, if they were measured by themselves."""
 NOT_YET: Final = "Not measured yet."
 _PLACE = re.compile(r"(<!-- measured: (?P<name>[a-z]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -30,13 +44,19 @@ def write_report(files: Sequence[Path]) -> None:
     for name, image in images.items():
         (IMAGES / f"{name}.svg").write_text(image, encoding="utf-8")
     growth, held = load_growth(IMAGES / "growth.jsonl")
+    retained = load_retained(IMAGES / "retained.jsonl")
     contents = {
         **{name: scenario_table(summaries, name) for name in SCENARIOS},
-        "bars": bars_table(summaries),
+        "adapters": scenario_table(Summaries(load([IMAGES / "adapters.jsonl"])), "adapters"),
+        "bars": bars_table(Summaries(load([BARS])) if BARS.exists() else summaries),
         "machine": _machine(records),
         "rss": memory_table(summaries),
         "growth": growth_table(growth),
         "held": held_table(held),
+        "joining": joining_table(load_joining(IMAGES / "joining.jsonl")),
+        "topologies": topologies_table(load_topologies(IMAGES / "topologies.jsonl")),
+        "retained": retained_table(retained),
+        "resumed": resumed_table(retained),
     }
     for name in images:
         contents[name] += f"\n\n![{SCENARIOS[name].question}](results/{name}.svg)"

@@ -1,33 +1,33 @@
-"""``eventbus doctor``: whether a broker serves the bus well, and how to mend what does not."""
+"""``eventbus doctor``: checks a broker and a namespace, and says how to correct what is wrong."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from types import MappingProxyType
 from typing import Final
 
 import anyio
 import attrs
-import msgspec
 import typer
 from rich.table import Table
 from rich.text import Text
 
 from eventbus_core._version import __version__
-from eventbus_core.bus import Bus
-from eventbus_core.cli.demo.table import stdout_console
-from eventbus_core.cli.visit import FLAWED, AsJson, UriArgument, visitor_name
-from eventbus_core.connect import connect
-from eventbus_core.diagnosis import Finding, Level
-from eventbus_core.discovery import load_backend
+from eventbus_core.api.bus import Bus
+from eventbus_core.api.connect import connect
+from eventbus_core.api.discovery import load_backend
+from eventbus_core.backend import Finding, Transport, TransportURI
+from eventbus_core.cli.arguments import AsJson, UriArgument
+from eventbus_core.cli.console import StdoutConsole, print_json
+from eventbus_core.cli.probe import examine_broker
+from eventbus_core.cli.visit import FLAWED, visitor_name
 from eventbus_core.errors import EventBusError, NamespaceMismatch
 from eventbus_core.options import BusOptions, option_names
-from eventbus_core.transport import Transport
-from eventbus_core.uri import TransportURI
-from eventbus_core.wire import WIRE_VERSION
+from eventbus_core.session.wire import WIRE_VERSION
 
-EXAMPLES: Final = """
+DOCTOR_EXAMPLES: Final = """
 Examples:
 
   eventbus doctor redis://localhost:6379/0
@@ -35,47 +35,54 @@ Examples:
   EVENTBUS_URI=rediss://user:password@host:6380/0?namespace=staging eventbus doctor --json
 """
 ANSWER_TIMEOUT: Final = 2.0
-STYLES: Final[Mapping[Level, str]] = MappingProxyType(
+STYLES: Final[Mapping[str, str]] = MappingProxyType(
     {"ok": "green", "warning": "yellow", "error": "red", "unknown": "dim"}
 )
 
 
 def doctor_command(uri: UriArgument, as_json: AsJson = False) -> None:
-    """Check a broker and a namespace there, and say how to mend what is wrong; with an error, the exit status is 1."""
-    connect(uri)  # raises what is wrong with the URI itself
+    """
+    Check a broker and a namespace, and say how to correct faults.
+
+    The exit status is 1 if a check finds an error.
+    """
+    connect(uri)  # raises if the URI is not valid
     findings = anyio.run(_examine, uri)
     if as_json:
-        typer.echo(msgspec.json.encode(findings).decode())
+        print_json(findings)
     else:
-        stdout_console().print(_table(findings))
+        StdoutConsole().print_table(_table(findings))
     raise typer.Exit(FLAWED if any(finding.level == "error" for finding in findings) else 0)
 
 
 async def _examine(uri: str) -> list[Finding]:
-    findings = await _transport(uri).diagnose()
+    findings = await examine_broker(partial(_transport, uri, visitor_name()))
     if any(finding.level == "error" and finding.check == "connection" for finding in findings):
         return findings
     return [*findings, *await _namespace(uri)]
 
 
-def _transport(uri: str) -> Transport:
+def _transport(uri: str, name: str, suffix: str) -> Transport:
     parsed = TransportURI.parse(uri)
     kind = load_backend(parsed.scheme)
     known = option_names(kind.Options)
     options = {name: value for name, value in parsed.options.items() if name in known}
     namespace = str(parsed.options.get("namespace", parsed.namespace))
-    return kind(attrs.evolve(parsed, namespace=namespace, options=options), visitor_name())
+    return kind(attrs.evolve(parsed, namespace=namespace, options=options), name + suffix)
 
 
 async def _namespace(uri: str) -> list[Finding]:
-    """Enter the namespace as a node, and ask the others how they are."""
+    """Join the namespace as a node, and ask the other nodes for their versions."""
     named = "node" in TransportURI.parse(uri).options
     try:
         async with connect(uri) if named else connect(uri, node=visitor_name()) as bus:
             return [_terms(bus, uri), *await _nodes(bus)]
     except NamespaceMismatch as error:
-        mend = "write lanes=... into the URI as the other nodes have it; if the wire version differs, upgrade the older"
-        return [Finding("namespace", "error", str(error), mend)]
+        hint = (
+            "give lanes=, retain= and retain_clients= in the URI as on the other nodes; if the wire version differs, "
+            "upgrade the older nodes"
+        )
+        return [Finding("namespace", "error", str(error), hint)]
     except EventBusError as error:
         return [Finding("namespace", "error", str(error))]
 
@@ -95,31 +102,31 @@ async def _nodes(bus: Bus) -> list[Finding]:
 
 
 async def _ask(bus: Bus, node: str, versions: dict[str, str]) -> None:
-    with suppress(EventBusError):  # who says nothing is not in `versions`
+    with suppress(EventBusError):  # a node that does not answer is missing in `versions`
         versions[node] = (await bus.node_stats(node, timeout=ANSWER_TIMEOUT)).version
 
 
 def _answers(nodes: Sequence[str], versions: Mapping[str, str]) -> Finding:
     silent = [node for node in nodes if node not in versions]
     if silent:
-        mend = "look whether they hang or are overloaded; one that died is gone with its lease"
-        return Finding("nodes", "warning", f"{len(nodes)} live, no answer from {', '.join(silent)}", mend)
-    return Finding("nodes", "ok", f"{len(nodes)} live, all answer")
+        hint = "check whether they hang or are overloaded; a node that died disappears when its lease ends"
+        return Finding("nodes", "warning", f"{len(nodes)} live, no answer from {', '.join(silent)}", hint)
+    return Finding("nodes", "ok", f"{len(nodes)} live, all answer" if nodes else "none is live in this namespace")
 
 
 def _versions(versions: Mapping[str, str]) -> Finding:
     others = [f"{node} runs {version}" for node, version in sorted(versions.items()) if version != __version__]
     if others:
-        mend = "upgrade the older; meanwhile they understand each other, as their wire version is the same"
-        return Finding("versions", "warning", f"{', '.join(others)}; this is {__version__}", mend)
-    return Finding("versions", "ok", f"{__version__}, as all who answer")
+        hint = "upgrade the older; until then they work together, since their wire version is the same"
+        return Finding("versions", "warning", f"{', '.join(others)}; this is {__version__}", hint)
+    return Finding("versions", "ok", f"{__version__} on all nodes that answer")
 
 
 def _table(findings: Sequence[Finding]) -> Table:
     table = Table("check", "", "found", box=None, pad_edge=False)
     for finding in findings:
         found = Text(finding.detail)
-        if finding.mend:
-            found.append(f"\nmend: {finding.mend}", style="bold")
+        if finding.hint:
+            found.append(f"\nhint: {finding.hint}", style="bold")
         table.add_row(finding.check, Text(finding.level, style=STYLES[finding.level]), found)
     return table

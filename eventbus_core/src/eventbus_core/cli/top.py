@@ -1,7 +1,8 @@
-"""``eventbus top``: what the nodes of a bus do, again and again."""
+"""``eventbus top``: rates, queues and losses of each node, at intervals."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from time import monotonic
 from typing import Annotated, Final, TypeAlias
@@ -11,44 +12,47 @@ import msgspec
 import typer
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
-from eventbus_core.bus import Bus
-from eventbus_core.cli.demo.table import figures_table, stdout_console
-from eventbus_core.cli.visit import AsJson, UriArgument, visit
-from eventbus_core.errors import EventBusError
-from eventbus_core.histogram import Histogram
-from eventbus_core.stats import Stats
+from eventbus_core.api.bus import Bus
+from eventbus_core.cli.arguments import AsJson, EndAfterReadings, UriArgument, duration
+from eventbus_core.cli.console import StdoutConsole, figures_table, print_json
+from eventbus_core.cli.failure import fail
+from eventbus_core.cli.visit import FLAWED, no_node, visit
+from eventbus_core.errors import EventBusError, TransportUnavailable
+from eventbus_core.observability.histogram import Histogram
+from eventbus_core.observability.stats import Stats
 
-EXAMPLES: Final = """
+TOP_EXAMPLES: Final = """
 Examples:
 
   eventbus top redis://localhost:6379/0
 
   eventbus top redis://localhost:6379/0 --interval 10 --json
 """
-HEADINGS: Final = ("node", "clients", "out/s", "in/s", "send\nms", "handle\nms", "answer\nms", "waiting")
-
+LIVE_WIDTH: Final = 80  # in a narrower terminal, tables follow one another, since a live one would be cut off
+TOP_HEADINGS: Final = ("node", "clients", "out/s", "in/s", "send\nms", "handle\nms", "answer\nms", "waiting")
 
 Percentiles: TypeAlias = tuple[float, float]
 
 
 class Sample(msgspec.Struct, frozen=True):
-    """What a node had counted at a time, and how long it took to say so."""
+    """The counters of a node, when they arrived, and how long the node took to answer."""
 
     stats: Stats
     at: float
     took: float
 
 
-class Row(msgspec.Struct, frozen=True):
+class NodeRow(msgspec.Struct, frozen=True):
     """
-    One node over the last interval; it has no *stats* if it did not answer.
+    One node in the last interval; *stats* is ``None`` if it did not answer.
 
     Attributes:
-        out_per_second, in_per_second: events to and from other nodes; ``None`` at the first look.
-        answer_ms: how long it took to answer.
-        send_ms, handle_ms: p50 and p99 of ``send_seconds`` and ``handle_seconds``, in milliseconds; ``None`` at the
-            first look, and if nothing was sent or handled.
+        out_per_second, in_per_second: events to and from other nodes; ``None`` in the first interval of the node.
+        answer_ms: how long the node took to answer.
+        send_ms, handle_ms: p50 and p99 of ``send_seconds`` and ``handle_seconds``, in milliseconds; ``None`` in the
+            first interval, and if no event was sent or handled.
     """
 
     node: str
@@ -62,39 +66,60 @@ class Row(msgspec.Struct, frozen=True):
 
 def top_command(
     uri: UriArgument,
-    interval: Annotated[float, typer.Option(min=0.1, help="Seconds from one look to the next.")] = 2.0,
-    count: Annotated[int | None, typer.Option(min=1, help="End after so many looks.")] = None,
+    interval: Annotated[
+        float, typer.Option(parser=duration, metavar="SECONDS", help="Time between two readings.")
+    ] = 2.0,
+    count: EndAfterReadings = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what each node does: rates, queues, and what was lost; with --json, each line is an array of nodes."""
-    console = stdout_console()
+    """
+    Show rates, queues and losses of each node.
 
-    async def work(bus: Bus) -> None:
-        looks = _looks(bus, interval, count)
-        if as_json:
-            async for rows in looks:
-                print(msgspec.json.encode(rows).decode(), flush=True)
-        elif console.is_terminal:
+    With --json, each line is an array of nodes.
+    """
+    console = StdoutConsole()
+
+    async def work(bus: Bus) -> bool:
+        before = await _samples(bus, interval)
+        if not before:
+            return False
+        readings = _readings(bus, before, interval, count)
+        if console.is_terminal and console.width >= LIVE_WIDTH and not as_json:
             with Live(console=console, auto_refresh=False, screen=count is None) as live:
-                async for rows in looks:
-                    live.update(_table(rows), refresh=True)
+                async for rows, outage in readings:
+                    live.update(_table(rows, outage), refresh=True)
         else:
-            async for rows in looks:
-                console.print(_table(rows))
+            async for rows, outage in readings:
+                if outage:
+                    print("warning:", outage, file=sys.stderr)
+                if as_json:
+                    print_json(rows)
+                else:
+                    console.print_table(_table(rows))
+        return True
 
-    visit(uri, work)
+    if not visit(uri, work):
+        fail(no_node(uri), FLAWED)
 
 
-async def _looks(bus: Bus, interval: float, count: int | None) -> AsyncIterator[list[Row]]:
-    """Yield the rows of all nodes after each interval, *count* times."""
-    before = await _samples(bus, interval)
-    looks = 0
-    while looks != count:
+async def _readings(
+    bus: Bus, before: Mapping[str, Sample | None], interval: float, count: int | None
+) -> AsyncIterator[tuple[list[NodeRow], str]]:
+    """
+    Yield the rows of all nodes after each interval, *count* times if given.
+
+    While the broker is unavailable, the rows are those of the nodes before, without answers; the error follows.
+    """
+    taken = 0
+    while taken != count:
         await anyio.sleep(interval)
-        now = await _samples(bus, interval)
-        yield [_row(node, before.get(node), sample) for node, sample in sorted(now.items())]
+        try:
+            now, outage = await _samples(bus, interval), ""
+        except TransportUnavailable as error:
+            now, outage = dict.fromkeys(before), f"{error}; trying again"
+        yield [_row(node, before.get(node), sample) for node, sample in sorted(now.items())], outage
         before = now
-        looks += 1
+        taken += 1
 
 
 async def _samples(bus: Bus, timeout: float) -> Mapping[str, Sample | None]:
@@ -118,14 +143,14 @@ async def _samples(bus: Bus, timeout: float) -> Mapping[str, Sample | None]:
     return samples
 
 
-def _row(node: str, before: Sample | None, now: Sample | None) -> Row:
+def _row(node: str, before: Sample | None, now: Sample | None) -> NodeRow:
     if now is None:
-        return Row(node)
+        return NodeRow(node)
     answer_ms = round(now.took * 1000, 2)
     if before is None or before.stats.incarnation != now.stats.incarnation:
-        return Row(node, answer_ms=answer_ms, stats=now.stats)
+        return NodeRow(node, answer_ms=answer_ms, stats=now.stats)
     new, old, seconds = now.stats, before.stats, now.at - before.at
-    return Row(
+    return NodeRow(
         node,
         round((new.sent_events - old.sent_events) / seconds, 1),
         round((new.received_events - old.received_events) / seconds, 1),
@@ -141,18 +166,22 @@ def _percentiles(times: Histogram) -> Percentiles | None:
     return None if p50 is None or p99 is None else (round(p50 * 1000, 2), round(p99 * 1000, 2))
 
 
-def _table(rows: Sequence[Row]) -> Table:
-    table = figures_table(HEADINGS)
+def _table(rows: Sequence[NodeRow], outage: str = "") -> Table:
+    table = figures_table(TOP_HEADINGS)
+    table.caption = Text(outage, style="red") if outage else None
     table.add_column("faults")
-    for row in rows:
-        table.add_row(row.node, *_cells(row))
+    servers = [row.stats.server if row.stats else "" for row in rows]
+    if any(servers):
+        table.add_column("server")
+    for row, server in zip(rows, servers, strict=True):
+        table.add_row(row.node, *_cells(row), *([server] if any(servers) else ()))
     return table
 
 
-def _cells(row: Row) -> list[str]:
+def _cells(row: NodeRow) -> list[str]:
     stats = row.stats
     if stats is None:
-        return [*("" for _ in HEADINGS[1:]), "no answer"]
+        return [*("" for _ in TOP_HEADINGS[1:]), "no answer"]
     rates = ("-" if rate is None else f"{rate:,.0f}" for rate in (row.out_per_second, row.in_per_second))
     times = ("-" if ms is None else f"{ms[0]:,.1f}/{ms[1]:,.1f}" for ms in (row.send_ms, row.handle_ms))
     waiting = stats.waiting_events + stats.mailbox_events
@@ -160,7 +189,7 @@ def _cells(row: Row) -> list[str]:
 
 
 def _faults(stats: Stats) -> str:
-    """Return what was lost, or nearly, and how much of it."""
+    """Return the counts of losses and near losses, in words."""
     counts = {
         "repaired": stats.repaired,
         "gaps": stats.missed,

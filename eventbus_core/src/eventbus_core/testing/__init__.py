@@ -1,8 +1,8 @@
 """
-Tests for those who write backends, and for those who use the bus.
+Tests for authors of backends, and for applications that use the bus.
 
-:class:`BackendSuite` holds a backend against the guarantees of the bus. ``chaos+SCHEME://`` puts
-faults between the nodes (:mod:`eventbus_core.testing.chaos`), and ``eventbus_core.testing.plugin``
+:class:`BackendSuite` tests a backend against the guarantees of the bus. ``chaos+SCHEME://`` puts
+faults between the nodes (:mod:`eventbus_core.wrappers.chaos`), and ``eventbus_core.testing.plugin``
 is a pytest plugin with buses for an application's own tests.
 """
 
@@ -14,15 +14,15 @@ except ImportError as error:
         f"eventbus_core.testing needs pytest and hypothesis ({error}): pip install 'eventbus-core[testing]'"
     ) from error
 else:
-    asserting = ("bus", "directory", "failure", "transport", "upset")
+    suites = ("bus", "directory", "disruption", "failure", "history", "transport")
     pytest.register_assert_rewrite(
-        *(f"{__name__}.{name}_suite" for name in asserting),
-        *(f"{__name__}.{name}" for name in ("parties", "records", "streams", "upheaval", "world")),
+        *(f"{__name__}.suite.{name}_suite" for name in suites),
+        *(f"{__name__}.simulation.{name}" for name in ("bare_nodes", "churn", "records", "streams", "world")),
     )
 
-from eventbus_core.testing.chaos import Chaos, ChaosTransport, chaos_around
 from eventbus_core.testing.inbox import Inbox
-from eventbus_core.testing.suite import BackendSuite
+from eventbus_core.testing.suite.backend_suite import BackendSuite
 from eventbus_core.testing.waiting import until
+from eventbus_core.wrappers.chaos import Chaos, ChaosTransport, chaos_around
 
 __all__ = ("BackendSuite", "Chaos", "ChaosTransport", "Inbox", "chaos_around", "until")

@@ -7,24 +7,25 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from secrets import token_hex
+from typing import Any
 
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
-from eventbus_core.bus import Bus
-from eventbus_core.connect import connect
+from eventbus_core.api.bus import Bus
+from eventbus_core.api.connect import connect
 from eventbus_core.testing.waiting import within_deadline
 
 _numbers = itertools.count(1)
 
 
 def fresh_namespace() -> str:
-    """Return a namespace that nobody else is in."""
+    """Return a namespace that no other test uses."""
     return f"t{os.getpid()}-{next(_numbers)}-{token_hex(3)}"
 
 
 @asynccontextmanager
-async def buses(uri: str, count: int = 2, **options: object) -> AsyncIterator[list[Bus]]:
+async def buses(uri: str, count: int = 2, **options: Any) -> AsyncIterator[list[Bus]]:
     """Open *count* buses, ``n0``, ``n1``, ..., in a namespace of their own."""
     options.setdefault("namespace", fresh_namespace())
     async with AsyncExitStack() as stack:
@@ -34,7 +35,7 @@ async def buses(uri: str, count: int = 2, **options: object) -> AsyncIterator[li
 class Host:
     """A bus in a task of its own, so that buses can come and go in any order."""
 
-    def __init__(self, uri: str, **options: object) -> None:
+    def __init__(self, uri: str, **options: Any) -> None:
         self.bus = connect(uri, **options)
         self._stop = anyio.Event()
         self._gone = anyio.Event()
@@ -45,7 +46,7 @@ class Host:
         return self.bus
 
     async def close(self) -> None:
-        """Close it in good order."""
+        """Close the bus, and return once it has closed."""
         self._stop.set()
         with within_deadline(f"{self.bus!r} closed"):
             await self._gone.wait()

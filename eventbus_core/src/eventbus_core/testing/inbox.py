@@ -1,4 +1,4 @@
-"""Records of what came."""
+"""Handlers and readers that keep their events."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from typing import Any
 import anyio
 from anyio.abc import TaskGroup
 
-from eventbus_core.client import Client
+from eventbus_core.api.client import Client
 from eventbus_core.errors import BusClosed, ClientTakenOver, EventBusError
-from eventbus_core.event import Event
+from eventbus_core.model.event import Event
 from eventbus_core.testing.waiting import within_deadline
 
 
 class Inbox:
     """
-    A handler that keeps what it gets: ``bus.on("order.*")(inbox)``, or ``bus.client(name, handler=inbox)``.
+    A handler that keeps its events: ``bus.on("order.*")(inbox)``, or ``bus.client(name, handler=inbox)``.
 
     Attributes:
-        events: what came so far, in order.
+        events: the events so far, in order.
     """
 
     def __init__(self) -> None:
@@ -45,7 +45,7 @@ class Inbox:
         return [event.type for event in self.events]
 
     async def got(self, count: int = 1) -> list[Event]:
-        """Return the events once there are *count* of them; fail if there are not by the deadline."""
+        """Return the events once there are *count* of them; fail at the deadline."""
         try:
             with within_deadline(f"{count} events came"):
                 while len(self.events) < count:
@@ -60,7 +60,7 @@ class Reader(Inbox):
     Reads a client in a task of its own.
 
     Attributes:
-        ended: what ended the client's handle, once it has.
+        ended: the exception that ended the client's handle, once it has ended.
     """
 
     def __init__(self, client: Client) -> None:
@@ -79,11 +79,11 @@ class Reader(Inbox):
             self._over.set()
 
     async def take(self, event: Event) -> None:
-        """Take in *event*."""
+        """Keep *event*."""
         self(event)
 
     async def over(self) -> EventBusError:
-        """Return what ended the handle; fail if nothing has by the deadline."""
+        """Return the exception that ended the handle; fail at the deadline."""
         with within_deadline(f"the handle of {self.client.name!r} ended"):
             await self._over.wait()
         assert self.ended is not None

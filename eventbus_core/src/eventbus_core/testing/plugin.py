@@ -10,14 +10,14 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from eventbus_core.bus import Bus
-from eventbus_core.connect import connect
+from eventbus_core.api.bus import Bus
+from eventbus_core.api.connect import connect
 from eventbus_core.testing.hosts import fresh_namespace
 
 
 @pytest.fixture
 def memory_uri() -> str:
-    """Return the URI of an in-memory bus that this test has for itself; all who connect to it see each other."""
+    """Return the URI of an in-memory bus for this test alone; all buses that connect to it see each other."""
     return f"memory://{fresh_namespace()}"
 
 

@@ -1,4 +1,4 @@
-"""Waiting for what must come, and no longer than a deadline."""
+"""Waiting for a condition, and no longer than a deadline."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import anyio
 from anyio.abc import TaskGroup
 
 DEADLINE = float(os.environ.get("EVENTBUS_TEST_DEADLINE", "20"))
-"""Seconds after which what should have come never will; nothing waits so long unless it fails."""
+"""Seconds until a wait fails; no test that passes waits so long."""
 
 POLL = 0.002
 
 
 @contextmanager
 def within_deadline(what: str, *, times: int = 1) -> Iterator[None]:
-    """Let what is done within take so many *times* the ``DEADLINE``; then fail, and say that *what* did not happen."""
+    """Limit the block to *times* the ``DEADLINE``; then fail with the message that *what* is still not so."""
     seconds = times * DEADLINE
     with anyio.move_on_after(seconds) as scope:
         yield
@@ -26,7 +26,7 @@ def within_deadline(what: str, *, times: int = 1) -> Iterator[None]:
 
 
 async def until(condition: Callable[[], bool | Awaitable[bool]], what: str = "the condition holds") -> None:
-    """Wait until *condition* is true; fail, saying *what* is still not so, if it is not by the deadline."""
+    """Wait until *condition* is true; at the deadline, fail with the message that *what* is still not so."""
     with within_deadline(what):
         while True:
             answer = condition()
@@ -37,7 +37,7 @@ async def until(condition: Callable[[], bool | Awaitable[bool]], what: str = "th
 
 @asynccontextmanager
 async def tasks() -> AsyncIterator[TaskGroup]:
-    """Give a task group whose tasks end with the block, and whose one exception comes as it is."""
+    """Give a task group whose tasks end with the block, and whose only exception is raised without a group."""
     try:
         async with anyio.create_task_group() as group:
             yield group

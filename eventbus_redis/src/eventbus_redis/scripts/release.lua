@@ -1,13 +1,13 @@
--- KEYS: owners, node
--- ARGV: prefix of the sets of held clients, then client, epoch, ...
-local owners, node = KEYS[1], KEYS[2]
-for i = 2, #ARGV, 2 do
+-- KEYS: meta, owners, node, held of this incarnation
+-- ARGV: incarnation, number of this call, then client, epoch, ...
+local owners, node, held = KEYS[2], KEYS[3], KEYS[4]
+for i = 3, #ARGV, 2 do
   local epoch, incarnation = parse(redis.call('HGET', owners, ARGV[i]))
   if epoch == ARGV[i + 1] then
     redis.call('HDEL', owners, ARGV[i])
-    redis.call('SREM', ARGV[1] .. incarnation, ARGV[i])
+  end
+  if epoch == ARGV[i + 1] or incarnation ~= ARGV[1] then
+    redis.call('SREM', held, ARGV[i])
   end
 end
-if redis.call('EXISTS', node) == 1 then
-  redis.call('HINCRBY', node, 'changes', (#ARGV - 1) / 2)
-end
+record_change(node, ARGV[2])

@@ -1,20 +1,13 @@
--- KEYS: nodes, owners
--- ARGV: prefix of the sets of held clients, prefix of the nodes' own keys, clients to free at the most,
---       and whose (else those of the node that has been dead for longest)
--- Returns 1, or 0 if there was nothing to do. Any number of nodes may sweep at the same time.
-local nodes, owners = KEYS[1], KEYS[2]
-local limit = tonumber(ARGV[3])
-local who = ARGV[4] or redis.call('ZRANGEBYSCORE', nodes, '-inf', text(now), 'LIMIT', 0, 1)[1]
-if not who or not redis.call('ZSCORE', nodes, who) or alive(nodes, who) then
-  return 0
-end
-local node, incarnation = string.match(who, '^([%w._-]+) (%d+)$')
-if not node then
-  redis.call('ZREM', nodes, who) -- not of our making
-  return 1
+-- KEYS: meta, nodes, owners, held of the incarnation to sweep, its node
+-- ARGV: its member of nodes, its incarnation, number of clients to free at most
+-- Returns the member to sweep next, which may be the same, or nothing. Several nodes may sweep at the same time.
+local nodes, owners, held, node = KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local entry, incarnation, limit = ARGV[1], ARGV[2], tonumber(ARGV[3])
+if not redis.call('ZSCORE', nodes, entry) or alive(nodes, entry) then
+  return longest_dead(nodes)
 end
 
-local clients = redis.call('SPOP', ARGV[1] .. incarnation, limit)
+local clients = redis.call('SPOP', held, limit)
 if #clients > 0 then
   local rows = redis.call('HMGET', owners, unpack(clients))
   local free = {}
@@ -28,10 +21,12 @@ if #clients > 0 then
     redis.call('HDEL', owners, unpack(free))
   end
 end
-if #clients < limit then
-  redis.call('ZREM', nodes, who)
-  if redis.call('HGET', ARGV[2] .. node, 'incarnation') == incarnation then
-    redis.call('DEL', ARGV[2] .. node)
-  end
+if #clients == limit then
+  return entry
 end
-return 1
+redis.call('ZREM', nodes, entry)
+redis.call('HDEL', meta, lost(incarnation))
+if redis.call('HGET', node, 'incarnation') == incarnation then
+  redis.call('DEL', node)
+end
+return longest_dead(nodes)

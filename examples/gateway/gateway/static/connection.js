@@ -1,6 +1,6 @@
-// A websocket that comes back: to another server if need be, with all that was not accepted yet.
+// A websocket that reconnects, to another server if need be, and repeats messages that no server accepted yet.
 
-const SILENCE = 4000; // the server says something twice a second
+const SILENCE = 4000; // milliseconds; the server sends its state twice a second
 const FATAL = { 4000: "refused", 4001: "elsewhere" };
 const REMEMBERED = 60;
 
@@ -10,11 +10,12 @@ export class Connection extends EventTarget {
     this.workspace = workspace;
     this.name = name;
     this.url = url;
-    this.servers = new Map(); // the address of every server that was ever heard of: one that is away may come back
+    this.servers = new Map(); // the addresses of all servers heard of so far: a server that is down may come back
     this.node = null;
     this.rooms = new Set(rooms);
-    this.waiting = new Map(); // what no server has accepted yet, by id
+    this.waiting = new Map(); // messages that no server has accepted yet, by id
     this.heard = 0;
+    this.position = ""; // of the last message to everyone
     this.fails = 0;
     setTimeout(() => this.open());
     setInterval(() => this.#watch(), 1000);
@@ -25,6 +26,7 @@ export class Connection extends EventTarget {
     const away = this.heard ? Math.min(REMEMBERED, (Date.now() - this.heard) / 1000) : 0;
     const query = new URLSearchParams([...this.rooms].map((room) => ["room", room]));
     query.set("away", away.toFixed(3));
+    query.set("since", this.position);
     const path = `/ws/${encodeURIComponent(this.workspace)}/${encodeURIComponent(this.name)}?${query}`;
     const socket = (this.socket = new WebSocket(this.url + path));
     this.ready = false;
@@ -34,7 +36,7 @@ export class Connection extends EventTarget {
     socket.onclose = ({ code, reason }) => this.socket === socket && this.#lost(code, reason);
   }
 
-  // Drops the connection and comes back after a while, elsewhere if there is another server.
+  // Drops the connection and reconnects after a pause, to another server if there is one.
   move(pause) {
     this.#turn();
     this.socket.onclose = null;
@@ -70,10 +72,11 @@ export class Connection extends EventTarget {
 
   #read(frame) {
     this.heard = Date.now();
+    this.position = frame.position || this.position;
     if (!this.ready) {
       this.ready = true;
       this.fails = 0;
-      this.#tellRooms(); // some may have been chosen while it connected
+      this.#tellRooms(); // the person may have changed rooms while the page connected
       for (const message of this.waiting.values()) this.#send({ kind: "say", ...message });
     }
     if (frame.kind === "state") {
@@ -91,7 +94,8 @@ export class Connection extends EventTarget {
     this.ready = false;
     this.socket = null;
     if (FATAL[code]) return this.#tell(FATAL[code], { reason });
-    const pause = Math.min(4000, 250 * 2 ** this.fails++) * (0.75 + Math.random() / 2);
+    const hint = code === 1012 && /^retry-after=([\d.]+)$/.exec(reason); // the server drains, and says when
+    const pause = hint ? hint[1] * 1000 : Math.min(4000, 250 * 2 ** this.fails++) * (0.75 + Math.random() / 2);
     this.#turn();
     this.#tell("lost", { code, reason, url: this.url, pause });
     this.timer = setTimeout(() => this.open(), pause);
@@ -103,7 +107,7 @@ export class Connection extends EventTarget {
     this.url = this.servers.get(this.node) ?? this.url;
   }
 
-  // A connection can be dead without having been closed.
+  // A connection can be dead without being closed.
   #watch() {
     if (!this.socket || Date.now() - Math.max(this.heard, this.begun) < SILENCE) return;
     const socket = this.socket;

@@ -1,4 +1,4 @@
-// The servers, who is on them, and the ways of messages, as SVG. The lists beside it say the same in words.
+// Draws servers, people and the paths of messages as SVG. The lists beside it have the same content as text.
 
 const NS = "http://www.w3.org/2000/svg";
 const BOX = 118;
@@ -50,7 +50,7 @@ export class ServerMap {
       const y = row * step + BOX + BUS - 26;
       parts.push(svg("rect", { class: this.away ? "hub away" : "hub", x: 1, y, width: width - 2, height: 25, rx: 12.5 }));
       const text = svg("text", { class: "hub-text", x: width - 14, y: y + 17.5 });
-      text.textContent = this.away ? "Redis is away" : "Redis";
+      text.textContent = this.away ? "Redis is unreachable" : "Redis";
       parts.push(text);
     }
     nodes.forEach((node, index) => {
@@ -62,28 +62,31 @@ export class ServerMap {
   }
 
   #server(node, x, y, width, shared) {
-    const people = Object.keys(this.servers[node].clients);
-    const group = svg("g", { class: this.colour(node) });
-    const post = x + 16; // down here all goes out and comes in
+    const first = (name) => Number(name !== this.me);
+    const people = Object.keys(this.servers[node].clients).sort((a, b) => first(a) - first(b) || a.localeCompare(b));
+    const silent = this.servers[node].silent;
+    const group = svg("g", { class: silent ? `${this.colour(node)} silent` : this.colour(node) });
+    const post = x + 16; // the line on which events leave and arrive
     const hub = y + BOX + BUS - 13.5;
     const place = { people: {}, post, hub, else: { x: post + 14, y: y + BOX - 18 } };
-    if (shared) group.append(svg("line", { class: this.away ? "wire away" : "wire", x1: post, x2: post, y1: y + BOX, y2: hub - 12 }));
+    if (shared) group.append(svg("line", { class: this.away || silent ? "wire away" : "wire", x1: post, x2: post, y1: y + BOX, y2: hub - 12 }));
     group.append(svg("rect", { class: node === this.mine ? "box mine" : "box", x: x + 1, y: y + 1, width: width - 2, height: BOX - 2, rx: 10 }));
     group.append(label(node, x + 12, y + 22, width - 20, "title"));
-    const shown = people.length > ROWS ? people.slice(0, ROWS - 1) : people;
+    const shown = people.length > ROWS - silent ? people.slice(0, ROWS - 1) : people;
     shown.forEach((name, row) => {
       const at = { x: x + 30, y: y + 42 + row * 20 };
       place.people[name] = at;
       group.append(svg("circle", { class: "person", cx: at.x, cy: at.y, r: 4.5 }));
-      group.append(label(name === this.me ? `${name} (you)` : name, at.x + 11, at.y + 4.5, width - 46, ""));
+      group.append(label(name === this.me ? `${name} (you)` : name, at.x + 11, at.y + 4.5, width - 52, ""));
     });
-    if (people.length > shown.length) group.append(label(`and ${people.length - shown.length} more`, x + 12, y + 106, width - 20, "none"));
-    if (!people.length) group.append(label("nobody", x + 12, y + 46, width - 20, "none"));
+    if (people.length > shown.length && !silent) group.append(label(`and ${people.length - shown.length} more`, x + 12, y + 106, width - 20, "none"));
+    if (silent) group.append(label("no answer", x + 12, y + (people.length ? 106 : 46), width - 20, "none"));
+    else if (!people.length) group.append(label("empty", x + 12, y + 46, width - 20, "none"));
     this.places[node] = place;
     return group;
   }
 
-  // Draws the way of a message from a person at one server to one at another; `partition` is null if it stayed.
+  // Draws the path of a message between two people; `partition` is null if both are on one server.
   travel(from, to, partition) {
     const start = this.places?.[from.node];
     const end = this.places?.[to.node];
@@ -113,7 +116,7 @@ export class ServerMap {
   }
 }
 
-// Through Redis; to another row of servers along the edge.
+// The part of a path through Redis; it reaches another row of servers along the edge.
 function over(start, end) {
   const edge = start.hub === end.hub ? [] : [{ x: 3, y: start.hub }, { x: 3, y: end.hub }];
   return [{ x: start.post, y: start.hub }, ...edge, { x: end.post, y: end.hub }];
@@ -127,9 +130,14 @@ function tag(text, post, y, limit) {
   return [svg("rect", { class: "label", x: x - width / 2, y: y - 10, width, height: 20, rx: 10 }), word];
 }
 
-function label(text, x, y, room, kind) {
+const pen = document.createElement("canvas").getContext("2d");
+
+// A text that is cut where it would leave its box; `space` is its width in pixels.
+function label(text, x, y, space, kind) {
+  pen.font = `${kind === "title" ? "600 " : ""}13px system-ui, sans-serif`;
+  let shown = text;
+  while (shown.length > 1 && pen.measureText(shown).width > space) shown = `${shown.replace(/…$/, "").slice(0, -1)}…`;
   const element = svg("text", { class: kind, x, y });
-  const fits = Math.max(3, Math.floor(room / 7));
-  element.textContent = text.length > fits ? `${text.slice(0, fits - 1)}…` : text;
+  element.textContent = shown;
   return element;
 }

@@ -1,15 +1,19 @@
-// What the page shows. Whatever comes from others is put in as text, never as HTML.
+// The page. Texts of other people are inserted as text, never as HTML.
 
 import { Connection } from "./connection.js";
 import { ServerMap, svg } from "./map.js";
 
-const PAUSE = 1500; // between dropping the connection and coming back, so that others can send meanwhile
+const PAUSE = 1500; // milliseconds between dropping the connection and reconnecting: others can send meanwhile
 const KEPT = 300; // messages on the page
-const ROOMS = 16; // as many as the server lets one be in
+const ROOMS = 16; // the server accepts no more for one person
 const COUNTS = {
   clients: "clients here", accepted: "accepted", local: "delivered here", sent_events: "sent", sent_frames: "frames sent",
-  received_events: "received", forwarded: "forwarded", duplicates: "doubles removed", repaired: "sent again",
+  received_events: "received", forwarded: "forwarded", duplicates: "duplicates", repaired: "retransmitted",
   waiting_events: "waiting", undeliverable: "undeliverable", missed: "lost for good", dropped: "dropped",
+};
+const WHY = {
+  unreachable: "Redis is unreachable", rolled_back: "Redis lost its latest writes", new_stream: "Redis lost them",
+  unknown_position: "this page's place is unknown",
 };
 const ALARMS = new Set(["missed", "dropped"]);
 
@@ -31,7 +35,7 @@ const members = (room) =>
   Object.entries(page.servers).flatMap(([node, { clients }]) =>
     Object.keys(clients).filter((name) => room === null || clients[name].includes(room)).map((name) => ({ name, node })));
 
-// Replaces the children only if they differ, so that focus and screen readers are left in peace.
+// Replaces the children only if they differ, so that focus and screen readers are not disturbed.
 function fill(element, key, children) {
   if (element.dataset.key === key) return;
   element.dataset.key = key;
@@ -51,12 +55,22 @@ function banner(text) {
   if ($("banner").textContent !== text) $("banner").textContent = text;
 }
 
+// Notes in the messages that a server stopped answering, or answers again.
+function noteSilence(before, now) {
+  for (const [node, { silent }] of Object.entries(now)) {
+    if (silent && before[node]?.silent === false) note(`${node} does not answer: it died or is cut off. Its people reconnect to other servers.`);
+    if (!silent && before[node]?.silent) note(`${node} answers again.`);
+  }
+  for (const [node, { silent }] of Object.entries(before)) if (silent && !now[node]) note(`${node} is gone.`);
+}
+
 function show(frame) {
+  noteSilence(page.servers, frame.servers);
   page.servers = frame.servers;
   page.node = frame.node;
-  const away = frame.bus !== "open";
+  const away = frame.bus === "alone" || frame.bus === "disconnected";
   status(away ? "wait" : "on", `${connection.name} in ${connection.workspace}, on ${frame.node}`);
-  banner(away ? "Redis is away: people on this server can talk, what is for others waits here." : "");
+  banner(away ? "Redis is unreachable. People on this server can talk; messages for other servers, and to everyone, wait. The others are shown as last seen." : "");
   map.show(frame.servers, connection.name, frame.node, away, colour);
   $("move").textContent = Object.keys(frame.servers).length > 1 ? "Drop and reconnect elsewhere" : "Drop and reconnect";
   showPeople();
@@ -67,7 +81,7 @@ function show(frame) {
 
 function showPeople() {
   fill($("people"), JSON.stringify(page.servers), () =>
-    Object.entries(page.servers).map(([node, { clients }]) => {
+    Object.entries(page.servers).map(([node, { clients, silent }]) => {
       const chips = Object.keys(clients).sort().map((name) => {
         if (name === connection.name) return make("span", { className: "me", textContent: `${name} (you)` });
         const chip = make("button", { type: "button", textContent: name, onclick: () => target(`person:${name}`) });
@@ -76,8 +90,9 @@ function showPeople() {
         return chip;
       });
       const lamp = make("span", { className: "lamp" });
-      const title = make("h3", {}, lamp, node);
-      return make("li", { className: colour(node) }, title, make("div", { className: "chips" }, ...(chips.length ? chips : [make("span", { className: "me", textContent: "nobody" })])));
+      const title = make("h3", {}, lamp, `${node} (${silent ? "no answer" : chips.length})`);
+      const list = make("div", { className: "chips" }, ...(chips.length ? chips : [make("span", { className: "me", textContent: "empty" })]));
+      return make("li", { className: silent ? `${colour(node)} silent` : colour(node) }, title, list);
     }));
 }
 
@@ -95,7 +110,8 @@ function showRooms() {
       move.setAttribute("aria-label", `${inside ? "Leave" : "Join"} the room ${room}`);
       talk.dataset.id = `talk:${room}`;
       move.dataset.id = `move:${room}`;
-      return make("li", {}, talk, make("span", { className: "who", textContent: names.join(", ") || "nobody" }), move);
+      const who = names.length ? `${names.length}: ${names.join(", ")}` : "empty";
+      return make("li", {}, talk, make("span", { className: "who", textContent: who, title: who }), move);
     }));
 }
 
@@ -145,9 +161,9 @@ function showStats(stats) {
 
 const named = ({ scope, to }) => (scope === "room" ? `#${to}` : scope === "workspace" ? "everyone" : to === connection.name ? "you" : to);
 
-// Puts a message on the page: at the end, or, if it was sent again, where it would have been.
+// Adds a message: at the end, or, if it was sent again, at the place of its time.
 function add(message) {
-  const key = `${message.sender}/${message.id}`; // only the server says who sends, so nobody can take another's ids
+  const key = `${message.sender}/${message.id}`; // the server stamps the sender, so one person cannot use another's ids
   const known = page.items.get(key);
   if (known) return known;
   const own = message.sender === connection.name;
@@ -174,7 +190,7 @@ function note(text) {
   const item = make("li", { className: "note", textContent: text });
   item.dataset.at = Date.now() / 1000;
   $("messages").append(item);
-  item.scrollIntoView({ block: "nearest" });
+  $("messages").scrollTop = $("messages").scrollHeight;
 }
 
 function path(item, text, from, to, failed = false) {
@@ -207,7 +223,7 @@ const receivers = {
     const item = add(message);
     if (message.sender === connection.name && message.scope !== "person") return spread(message, item);
     if (fresh) {
-      path(item, words(message.node, page.node, message.partition) + (message.again ? ", sent again" : ""), message.node, page.node);
+      path(item, words(message.node, page.node, message.partition) + (message.again ? ", repeated" : ""), message.node, page.node);
       trace(message.sender, message.node, connection.name, page.node, message.partition);
     }
   },
@@ -225,14 +241,19 @@ const receivers = {
   refused({ id, text, later }) {
     const item = own(id);
     if (!item) note(`The server says: ${text}`);
-    else path(item, later ? `${text}; it is tried again` : `Not sent: ${text}`, null, null, !later);
+    else path(item, later ? `${text}; retrying` : `Not sent: ${text}`, null, null, !later);
+  },
+  resumed({ events, missed, reason }) {
+    if (reason === "trimmed") note(`${missed} missed: messages to everyone that are not kept any more.`);
+    else if (reason) note(`Messages to everyone may be missing: ${WHY[reason]}.`);
+    if (events) note(`Resumed ${events}: messages to everyone while you were away.`);
   },
   missed({ count }) {
-    note(`${count} messages did not reach this server; the others were asked to send them again.`);
+    note(`${count} messages did not reach this server; the other servers were asked to send them again.`);
   },
 };
 
-// The own message to many, back from the bus: every server that has a receiver gets it by the topic's lane.
+// The own message to many, back from the bus: each server with a receiver gets it by the topic's lane.
 function spread(message, item) {
   if (item.dataset.done) return;
   item.dataset.done = "yes";
@@ -252,11 +273,12 @@ function connect(workspace, name, list) {
   on("connecting", ({ url }) => status("wait", `connecting to ${host(url)}…`));
   on("dropped", ({ url, pause }) => {
     status("off", "not connected");
-    banner(`You dropped the connection. Reconnecting to ${host(url)} in ${pause / 1000} s; what others send meanwhile is kept.`);
+    banner(`You dropped the connection. Reconnecting to ${host(url)} in ${pause / 1000} s; messages sent to you meanwhile are kept.`);
   });
   on("lost", ({ code, reason, url }) => {
     status("off", "not connected");
-    banner(`${code === 1013 ? `No connection: ${reason}` : "The connection to the server is lost"}. Trying ${host(url)} next.`);
+    const why = { 1012: "This server is being replaced", 1013: `No connection: ${reason}` };
+    banner(`${why[code] ?? "The connection to the server is lost"}. Trying ${host(url)} next.`);
   });
   on("elsewhere", () => end(`${name} is connected in another window now. This one is signed out.`));
   on("refused", ({ reason }) => end(`The server refused the connection: ${reason}`));
@@ -299,6 +321,11 @@ $("say").addEventListener("submit", (event) => {
 });
 
 $("move").addEventListener("click", () => connection.move(PAUSE));
+
+// Keeps the last message in view when the size of the list changes.
+let atEnd = true;
+$("messages").addEventListener("scroll", ({ target: log }) => (atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 60));
+new ResizeObserver(([{ target: log }]) => atEnd && (log.scrollTop = log.scrollHeight)).observe($("messages"));
 
 function identifier() {
   return [...crypto.getRandomValues(new Uint8Array(12))].map((byte) => byte.toString(16).padStart(2, "0")).join("");

@@ -1,4 +1,4 @@
-"""Is what came the next event of its stream? If not, what is wrong? Nothing here knows of buses."""
+"""Checks that each delivery is the next event of its stream, and counts what is wrong; independent of the bus."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 BODIES: Final = tuple(f"{number:02d}" * 42 for number in range(64))
-"""What events carry beside their numbers; which of them follows from the numbers."""
+"""The bodies of events; stream and number of an event determine its body."""
 
 
 def body_of(stream: int, number: int) -> str:
-    """Return the body that the event *number* of *stream* must have."""
+    """Return the body that event *number* of *stream* must have."""
     return BODIES[(stream + number) & 63]
 
 
 class Holes:
-    """The numbers of a stream that were skipped and have not come since, as ranges in order."""
+    """The numbers of a stream that were skipped and have not arrived since, as ordered ranges."""
 
     def __init__(self) -> None:
         self._firsts: list[int] = []
@@ -26,12 +26,12 @@ class Holes:
         return sum(self._ends) - sum(self._firsts)
 
     def add(self, first: int, end: int) -> None:
-        """Add the numbers from *first* to before *end*, all above those that are there."""
+        """Add the numbers from *first* up to but not including *end*; all must exceed the numbers already added."""
         self._firsts.append(first)
         self._ends.append(end)
 
     def discard(self, number: int) -> bool:
-        """Take *number* out; return whether it was there."""
+        """Remove *number*; return whether it was missing until now."""
         index = bisect_right(self._firsts, number) - 1
         if index < 0 or number >= self._ends[index]:
             return False
@@ -42,20 +42,20 @@ class Holes:
         return True
 
     def below(self, limit: int) -> int:
-        """Return how many numbers below *limit* are there."""
+        """Return how many numbers below *limit* are missing."""
         ranges = zip(self._firsts, self._ends, strict=True)
         return sum(max(0, min(end, limit) - first) for first, end in ranges)
 
 
 class Checker:
     """
-    Checks the deliveries of one receiver; events of each of its streams are numbered from 0.
+    Checks the deliveries of one receiver; the events of each of its streams are numbered from 0.
 
     Attributes:
-        duplicated: deliveries of what had come before.
-        misrouted: deliveries of streams that are not this receiver's.
-        reordered: deliveries of what a later one of its stream had overtaken.
-        damaged: deliveries whose body was another; what was sent did not come.
+        duplicated: deliveries of events that had arrived before.
+        misrouted: deliveries of streams that belong to another receiver.
+        reordered: deliveries of events that arrived after a later event of their stream.
+        damaged: deliveries with a wrong body; they do not count as arrived.
     """
 
     __slots__ = ("_holes", "_next", "damaged", "duplicated", "misrouted", "reordered")
@@ -70,22 +70,22 @@ class Checker:
         if self._next.get(stream) == number and body == BODIES[(stream + number) & 63]:
             self._next[stream] = number + 1
         else:
-            self._take_odd(stream, number, body)
+            self._take_faulty(stream, number, body)
 
     def count(self) -> int:
-        """Return how many events came so far, each counted once."""
+        """Return how many events arrived so far, each counted once."""
         return sum(self._next.values()) - sum(map(len, self._holes.values()))
 
-    def came(self) -> dict[int, int]:
-        """Return how many events of each stream came, each counted once."""
+    def arrived(self) -> dict[int, int]:
+        """Return how many events of each stream arrived, each counted once."""
         return {stream: end - len(self._holes.get(stream, ())) for stream, end in self._next.items()}
 
     def expected(self, accepted: Mapping[int, int]) -> int:
-        """Return how many events should have come if so many of each stream were *accepted*."""
+        """Return how many events should have arrived, given how many of each stream the bus *accepted*."""
         return sum(accepted.get(stream, 0) for stream in self._next)
 
     def lost(self, accepted: Mapping[int, int]) -> int:
-        """Return how many of the events that were *accepted* did not come."""
+        """Return how many of the *accepted* events did not arrive."""
         return sum(self._lost(stream, accepted.get(stream, 0)) for stream in self._next)
 
     def _lost(self, stream: int, accepted: int) -> int:
@@ -93,7 +93,7 @@ class Checker:
         holes = self._holes.get(stream)
         return unseen + (holes.below(accepted) if holes else 0)
 
-    def _take_odd(self, stream: int, number: int, body: object) -> None:
+    def _take_faulty(self, stream: int, number: int, body: object) -> None:
         expected = self._next.get(stream)
         if expected is None:
             self.misrouted += 1

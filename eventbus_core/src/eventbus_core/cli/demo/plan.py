@@ -1,46 +1,50 @@
-"""What a demo does: who is where, who subscribes to what, which streams of events there are."""
+"""The plan of a run: the nodes of clients, the subscriptions, and the streams of events."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
 import msgspec
 
 EVENT_TYPE: Final = "demo.event"
 BROADCAST_TYPE: Final = "demo.broadcast"
 FEWEST_TOPICS: Final = 4
-CLIENTS_PER_TOPIC: Final = 4  # so that a topic has about eight subscribers, however many clients there are
+CLIENTS_PER_TOPIC: Final = 4  # gives a topic about eight subscribers, however many clients there are
 TOPICS_PER_CLIENT: Final = 2
+
+Workload: TypeAlias = Literal["mixed", "saturated", "unloaded"]
 
 
 class Plan(msgspec.Struct, frozen=True):
     """
-    The plan of one demo, the same for all its nodes.
+    The plan of one run, the same for all its nodes.
 
     Events are numbered per *stream*: from one node to one receiver. Receivers are numbered
-    too: first the clients, then the topics, and last everyone.
+    too: first the clients, then the topics, and last the receiver that stands for all nodes.
 
     Attributes:
-        namespace: where it takes place, its own.
+        namespace: the namespace of this run alone.
         nodes, clients: how many.
         seconds: for how long the nodes send.
+        workload: which events the nodes send.
     """
 
     namespace: str
     nodes: int
     clients: int
     seconds: float
+    workload: Workload = "mixed"
 
     @property
     def topics(self) -> int:
-        """How many topics there are."""
+        """The number of topics."""
         return max(FEWEST_TOPICS, self.clients // CLIENTS_PER_TOPIC)
 
     @property
     def receivers(self) -> int:
-        """How many receivers an event can have: clients, topics and everyone."""
+        """The number of receivers: clients, topics, and the one that stands for all nodes."""
         return self.clients + self.topics + 1
 
     @property
@@ -59,23 +63,23 @@ class Plan(msgspec.Struct, frozen=True):
                 yield self.stream(sender, receiver)
 
     def ends(self, stream: int) -> tuple[int, int]:
-        """Return the node that sends *stream*, and its receiver."""
+        """Return the node that sends *stream*, and the receiver."""
         return divmod(stream, self.receivers)
 
     def clients_of(self, node: int) -> range:
-        """Return the clients that *node* holds: every so many-th."""
+        """Return the clients that *node* holds: one in every *nodes*."""
         return range(node, self.clients, self.nodes)
 
     def topics_of(self, client: int) -> list[int]:
-        """Return the topics, as receivers, to which *client* subscribes."""
+        """Return the topics to which *client* subscribes, as numbers of receivers."""
         return [self.clients + (client + step) % self.topics for step in range(TOPICS_PER_CLIENT)]
 
     def topic(self, receiver: int) -> str:
-        """Return the name of the topic that is *receiver*."""
+        """Return the name of the topic with the number *receiver*."""
         return f"demo.topic.{receiver - self.clients + 1}"
 
     def rounds(self, sender: int) -> list[int]:
-        """Return all clients, in the order in which the node *sender* sends to them again and again."""
+        """Return all clients, in the order in which the node *sender* sends to them, round after round."""
         order = list(range(self.clients))
         random.Random(sender).shuffle(order)
         return order

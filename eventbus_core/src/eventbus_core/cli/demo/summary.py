@@ -1,23 +1,23 @@
-"""The result of a demo as one object, for programs."""
+"""The result of a run as one object, for programs."""
 
 from __future__ import annotations
 
 import msgspec
 
+from eventbus_core.backend import TransportURI
 from eventbus_core.cli.demo.plan import Plan
 from eventbus_core.cli.demo.tally import Tally
-from eventbus_core.uri import TransportURI
 
 
 class Latency(msgspec.Struct, frozen=True):
-    """Milliseconds from just before a send to the handler, sampled; ``None`` if nothing came."""
+    """Sampled milliseconds from just before a send to the handler; ``None`` if no event arrived."""
 
     p50: float | None
     p99: float | None
 
 
 class Summary(msgspec.Struct, frozen=True):
-    """What ``eventbus demo --json`` prints: the plan, and what came of it on all nodes together."""
+    """The output of ``eventbus demo --json``: the plan, and its result on all nodes together."""
 
     uri: str
     nodes: int
@@ -35,12 +35,12 @@ class Summary(msgspec.Struct, frozen=True):
 
     @property
     def flawless(self) -> bool:
-        """Whether each accepted event came once to each of its receivers, in order, and nothing else came."""
+        """Whether each receiver got each of its accepted events once, in order, and no others."""
         return not (self.lost or self.duplicated or self.misrouted or self.reordered)
 
 
 def summarise(uri: str, plan: Plan, total: Tally, start: int) -> Summary:
-    """Return the summary of a demo with the account *total* of all nodes."""
+    """Return the summary of a run; *total* is the tally of all nodes together."""
     return Summary(
         uri=str(TransportURI.parse(uri)),
         nodes=plan.nodes,

@@ -1,4 +1,4 @@
-"""What the checks of one node found, and of all nodes together."""
+"""The results of the checks of one node, and of all nodes together."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from eventbus_core.cli.demo.check import Checker
-from eventbus_core.cli.demo.latency import Histogram
+from eventbus_core.cli.demo.latency_histogram import LatencyHistogram
 from eventbus_core.cli.demo.plan import Plan
 
 
 class Tally(msgspec.Struct, frozen=True):
     """
-    The account of one node.
+    The results of one node.
 
     Attributes:
-        clients: that it held.
-        sent: events that it accepted from its senders.
-        local, remote, topic, broadcast: deliveries here, each event once a receiver: to clients from
-            this node and from others, by topics, and of broadcasts.
-        expected: deliveries that there should have been.
-        lost, duplicated, misrouted, reordered: what was wrong with them.
-        last: when the last delivery was seen, in monotonic nanoseconds.
-        latencies: the counts of a :class:`Histogram`.
-        refusals: sends that raised, by the message; those events were not accepted.
-        notes: what the bus itself counted that may explain a loss.
+        clients: how many it held.
+        sent: events that its bus accepted.
+        local, remote, topic, broadcast: deliveries here, each event once for each receiver: to clients from
+            this node and from other nodes, by topics, and by broadcasts.
+        expected: deliveries that should have taken place.
+        lost, duplicated, misrouted, reordered: the faults among them.
+        last: when the last delivery arrived, in monotonic nanoseconds.
+        latencies: the counts of a :class:`LatencyHistogram`.
+        refusals: sends that raised, by the message; the bus did not accept those events.
+        notes: counters of the bus that may explain a loss.
     """
 
     clients: int
@@ -47,13 +47,13 @@ class Tally(msgspec.Struct, frozen=True):
 
     @property
     def delivered(self) -> int:
-        """All deliveries, each event once a receiver."""
+        """All deliveries, each event once for each receiver."""
         return self.local + self.remote + self.topic + self.broadcast
 
     @property
-    def histogram(self) -> Histogram:
+    def histogram(self) -> LatencyHistogram:
         """The latencies of deliveries to this node's receivers."""
-        return Histogram(self.latencies.items())
+        return LatencyHistogram(self.latencies.items())
 
     def rate(self, start: int) -> float:
         """Return deliveries per second, from *start* to the last one."""
@@ -67,15 +67,15 @@ def tally_node(
     accepted: Sequence[Sequence[int]],
     *,
     last: int,
-    latencies: Histogram,
+    latencies: LatencyHistogram,
     refusals: dict[str, int],
     notes: dict[str, int],
 ) -> Tally:
-    """Return the account of *node*: what its *checkers* saw against what all nodes *accepted* for each receiver."""
+    """Return the tally of *node*: the results of its *checkers*, given the events that all nodes *accepted*."""
     sent = {plan.stream(sender, receiver): n for sender, row in enumerate(accepted) for receiver, n in enumerate(row)}
     kinds: Counter[str] = Counter()
     for checker in checkers:
-        for stream, number in checker.came().items():
+        for stream, number in checker.arrived().items():
             kinds[_kind(plan, node, stream)] += number
     expected = sum(checker.expected(sent) for checker in checkers)
     lost = sum(checker.lost(sent) for checker in checkers)
@@ -100,10 +100,10 @@ def tally_node(
     )
 
 
-def add_up(tallies: Iterable[Tally]) -> Tally:
-    """Return the account of all nodes together."""
+def add_tallies(tallies: Iterable[Tally]) -> Tally:
+    """Return the tally of all nodes together."""
     every = list(tallies)
-    latencies = Histogram()
+    latencies = LatencyHistogram()
     refusals: Counter[str] = Counter()
     notes: Counter[str] = Counter()
     for tally in every:

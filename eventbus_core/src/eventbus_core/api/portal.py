@@ -1,0 +1,314 @@
+"""The bus for code of other event loops and threads: every method can be awaited in each of them."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import suppress
+from functools import partial, wraps
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+
+from eventbus_core.api.client import Client
+from eventbus_core.api.handling import Registration
+from eventbus_core.api.open_bus import OpenBus
+from eventbus_core.api.queue import Consumer, Queue
+from eventbus_core.concurrency.loop_entry import LoopEntry
+from eventbus_core.errors import BusClosed, EventBusError
+from eventbus_core.mailbox.handlers import HandlerFunction
+from eventbus_core.model.event import Event
+from eventbus_core.options import Overflow
+from eventbus_core.routing.sender import Headers, Sent
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def carried(
+    function: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]],
+) -> Callable[Concatenate[_Ported, P], Coroutine[Any, Any, R]]:
+    """Return a method that has *function*, a method of the twin, run in the event loop of the bus."""
+
+    @wraps(function)
+    async def call(self: _Ported, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        return await self._entry.run(partial(function, self._inner, *args, **kwargs))
+
+    return call
+
+
+class _Ported:
+    """A twin of *inner*, whose methods run in the event loop of its bus."""
+
+    _inner: OpenBus | Client | Queue | Consumer
+
+    @property
+    def _entry(self) -> LoopEntry:
+        return self._inner._node.entry
+
+
+class _Sending(_Ported):
+    """What the bus and the handles of clients share."""
+
+    def __init__(self, inner: OpenBus | Client) -> None:
+        self._inner: OpenBus | Client = inner
+
+    async def send(
+        self,
+        target: str,
+        type: str,
+        data: object = None,
+        *,
+        headers: Headers | None = None,
+        expires: float | None = None,
+        timeout: float | None = None,
+    ) -> str:
+        """Send to a client or a node; see :meth:`Bus.send`."""
+        inner = self._inner
+
+        def send() -> Sent:
+            return inner._sender.send(inner._source, target, type, data, headers, expires, timeout)
+
+        return await self._entry.run_at_once(send)
+
+    async def publish(
+        self,
+        topic: str | Sequence[str],
+        data: object = None,
+        *,
+        headers: Headers | None = None,
+        expires: float | None = None,
+        timeout: float | None = None,
+        durable: bool = False,
+    ) -> str:
+        """Send to every subscriber of *topic*; see :meth:`Bus.publish`."""
+        inner = self._inner
+
+        def publish() -> Sent:
+            if durable:
+                return inner._sender.publish_durably(inner._source, topic, data, headers, timeout, expires)
+            return inner._sender.publish(inner._source, topic, data, headers, timeout, expires)
+
+        return await self._entry.run_at_once(publish)
+
+    request = carried(OpenBus.request)
+    reply = carried(OpenBus.reply)
+
+
+class Portal(_Sending):
+    """
+    A :class:`Bus` for every event loop and thread of the process; made by :meth:`Bus.portal`.
+
+    Its methods do and raise what those of the same name do there. Each call runs in the event loop of the bus, which
+    must not be blocked meanwhile, in a copy of the caller's context; a cancellation reaches it. A call from that event
+    loop itself runs at once. Handlers run in the event loop of the bus. The bus is opened and closed by its owner: once
+    it is closed, calls raise :class:`BusClosed`.
+    """
+
+    def __init__(self, bus: OpenBus) -> None:
+        super().__init__(bus)
+        self._bus = bus
+
+    @property
+    def node(self) -> str:
+        """The id of the node."""
+        return self._bus.node
+
+    @property
+    def address(self) -> str:
+        """The address of the node, ``@node``."""
+        return self._bus.address
+
+    @property
+    def namespace(self) -> str:
+        """The namespace that the node is in."""
+        return self._bus.namespace
+
+    @property
+    def state(self) -> str:
+        """Whether the bus is open; see :attr:`Bus.state`."""
+        return self._bus.state
+
+    subscribe = carried(OpenBus.subscribe)
+    unsubscribe = carried(OpenBus.unsubscribe)
+    broadcast = carried(OpenBus.broadcast)
+    emit = carried(OpenBus.emit)
+    flush = carried(OpenBus.flush)
+    drain = carried(OpenBus.drain)
+    drained = carried(OpenBus.drained)
+    drain_node = carried(OpenBus.drain_node)
+    wait_for = carried(OpenBus.wait_for)
+    ready = carried(OpenBus.ready)
+    locate = carried(OpenBus.locate)
+    explain = carried(OpenBus.explain)
+    nodes = carried(OpenBus.nodes)
+    node_stats = carried(OpenBus.node_stats)
+    history = carried(OpenBus.history)
+
+    async def clients(self, node: str | None = None, *, prefix: str = "") -> AsyncIterator[str]:
+        """Yield the names of all clients (of *node*) that begin with *prefix*."""
+
+        async def collect() -> list[str]:
+            return [client async for client in self._bus.clients(node, prefix=prefix)]
+
+        for client in await self._entry.run(collect):
+            yield client
+
+    def client(
+        self,
+        name: str,
+        *,
+        takeover: bool = True,
+        linger: float = 0.0,
+        handler: HandlerFunction | None = None,
+        overflow: Overflow | None = None,
+        since: str | None = None,
+    ) -> PortalClient:
+        """Return a handle that holds the client *name*, for every event loop and thread; see :meth:`Bus.client`."""
+        made = partial(
+            self._bus.client, takeover=takeover, linger=linger, handler=handler, overflow=overflow, since=since
+        )
+        return PortalClient(made(name))
+
+    def queue(self, name: str) -> PortalQueue:
+        """Return the queue *name*, for every event loop and thread; see :meth:`Bus.queue`."""
+        return PortalQueue(self._bus.queue(name))
+
+    async def on(
+        self, pattern: str, function: HandlerFunction, *, data: Any = None, local: bool = False
+    ) -> PortalRegistration:
+        """Register *function*, which is called in the event loop of the bus; return once events of others arrive."""
+        return await self._register(lambda: self._bus.on(pattern, function, data=data, local=local))
+
+    async def once(
+        self, pattern: str, function: HandlerFunction, *, data: Any = None, local: bool = False
+    ) -> PortalRegistration:
+        """Do what :meth:`on` does, for the first event alone."""
+        return await self._register(lambda: self._bus.once(pattern, function, data=data, local=local))
+
+    async def _register(self, add: Callable[[], Registration]) -> PortalRegistration:
+        async def register() -> Registration:
+            return await add().__aenter__()
+
+        async def undo(registration: Registration) -> None:
+            await PortalRegistration(registration, self._entry).off()
+
+        return PortalRegistration(await self._entry.run(register, undo), self._entry)
+
+
+class PortalRegistration:
+    """A :class:`Registration` for every event loop and thread; leaving ``async with`` takes the handler off."""
+
+    def __init__(self, registration: Registration, entry: LoopEntry) -> None:
+        self.pattern = registration.pattern
+        self._registration = registration
+        self._entry = entry
+
+    async def off(self) -> None:
+        """Do what :meth:`Registration.off` does."""
+
+        async def remove() -> None:
+            self._registration.off()
+
+        with suppress(BusClosed):  # that took it off
+            await self._entry.run(remove)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_exception: object) -> None:
+        await self.off()
+
+
+class PortalClient(_Sending):
+    """A :class:`Client` for every event loop and thread; its methods do and raise what those of the same name do."""
+
+    def __init__(self, client: Client) -> None:
+        super().__init__(client)
+        self.name = client.name
+        self._client = client
+        self._late: deque[Event] = deque()  # came when their receiver had just been cancelled
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the claim."""
+        return self._client.epoch
+
+    async def open(self) -> Self:
+        """Claim the client, as entering ``async with`` does; close with :meth:`aclose`."""
+        await self._entry.run(self._client.open, lambda _: self.aclose())
+        return self
+
+    subscribe = carried(Client.subscribe)
+    unsubscribe = carried(Client.unsubscribe)
+
+    async def aclose(self) -> None:
+        """Release the client; does nothing on successive calls."""
+        with suppress(BusClosed):  # that released it
+            await self._entry.run(self._client.aclose)
+
+    async def ended(self) -> EventBusError:
+        """Return why the handle has ended, once it has; see :meth:`Client.ended`."""
+        try:
+            return await self._entry.run(self._client.ended)
+        except BusClosed as closed:
+            if self._client._node.state.leaving:
+                return closed
+            raise
+
+    async def receive(self) -> Event:
+        """Return the client's next event; one that comes when the call is cancelled is returned by the next call."""
+        if self._late:
+            return self._late.popleft()
+        return await self._entry.run(self._client.receive, self._keep)
+
+    async def _keep(self, event: Event) -> None:
+        self._late.append(event)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Event:
+        return await self.receive()
+
+    async def __aenter__(self) -> Self:
+        return await self.open()
+
+    async def __aexit__(self, *_exception: object) -> None:
+        await self.aclose()
+
+
+class PortalQueue(_Ported):
+    """A :class:`Queue` for every event loop and thread; its methods do and raise what those of the same name do."""
+
+    def __init__(self, queue: Queue) -> None:
+        self._inner: Queue = queue
+        self.name = queue.name
+
+    send = carried(Queue.send)
+
+    def consume(self, function: HandlerFunction, *, concurrency: int = 1) -> PortalConsumer:
+        """Return a consumer that calls *function* in the event loop of the bus; see :meth:`Queue.consume`."""
+        return PortalConsumer(self._inner.consume(function, concurrency=concurrency))
+
+
+class PortalConsumer(_Ported):
+    """A :class:`Consumer` for every event loop and thread; its methods do and raise what those of the same name do."""
+
+    def __init__(self, consumer: Consumer) -> None:
+        self._inner: Consumer = consumer
+        self.name = consumer.name
+
+    async def open(self) -> Self:
+        """Take events from now on; close with :meth:`aclose`."""
+        await self._entry.run(self._inner.open, lambda _: self.aclose())
+        return self
+
+    async def aclose(self) -> None:
+        """Take no more events, and return once those that were taken are handled."""
+        with suppress(BusClosed):  # that ended it
+            await self._entry.run(self._inner.aclose)
+
+    async def __aenter__(self) -> Self:
+        return await self.open()
+
+    async def __aexit__(self, *_exception: object) -> None:
+        await self.aclose()

@@ -1,0 +1,155 @@
+"""Queues: consumers share the events, each of which one of them handles."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from types import TracebackType
+from typing import Final, Protocol, Self
+from uuid import uuid4
+
+from eventbus_core.api.client import Client
+from eventbus_core.errors import BusClosed, EventBusError, OptionError
+from eventbus_core.mailbox.handlers import HandlerFunction
+from eventbus_core.model.names import check_client
+from eventbus_core.model.quoting import quote
+from eventbus_core.node.node import LocalNode
+from eventbus_core.routing.sender import Headers
+
+CONSUMERS: Final = "queue"
+"""The tenant of the clients that consume."""
+
+
+class Speaking(Protocol):
+    """The bus that a queue belongs to; after a fork its node is another one."""
+
+    _node: LocalNode
+    _source: str
+
+
+class Queue:
+    """
+    A queue, as this node sends to it and consumes from it; made by :meth:`Bus.queue`.
+
+    Each event goes to one consumer of all nodes. The node that sent it keeps it until the consumer has handled it, and
+    gives it to another if the consumer, or its node, is gone before. So an event is handled once; and a second time
+    only if a consumer ended, or counted as dead, while it had the event: the second consumer gets it with the same
+    ``event.id``. An event that the sender closes with, or that expires, is reported to its ``on_undeliverable``. If the
+    process of the sender is killed, its events that were not handed out are lost with it.
+
+    Attributes:
+        name: of the queue.
+    """
+
+    __slots__ = ("_bus", "name")
+
+    def __init__(self, bus: Speaking, name: str) -> None:
+        self.name = check_client(name)
+        self._bus = bus
+
+    @property
+    def _node(self) -> LocalNode:
+        return self._bus._node
+
+    async def send(
+        self,
+        type: str,
+        data: object = None,
+        *,
+        headers: Headers | None = None,
+        expires: float | None = None,
+        timeout: float | None = None,
+    ) -> str:
+        """
+        Send an event to one consumer; it waits, in this process, until one takes it.
+
+        As many may wait as ``mailbox_events`` and ``mailbox_size`` say, those included that consumers work on. Then
+        this waits for at most *timeout* seconds, by default ``send_timeout``. After *expires* seconds the event is not
+        handed out any more but reported; the clocks of both hosts count.
+
+        Returns:
+            The id of the event, by which :class:`Undeliverable` names it.
+
+        Raises:
+            TransportUnavailable: there was no room in time; the event was not accepted.
+        """
+        sent = self._node.queues.send(self._bus._source, self.name, type, data, headers, expires, timeout)
+        return sent if isinstance(sent, str) else await sent
+
+    def consume(self, function: HandlerFunction, *, concurrency: int = 1) -> Consumer:
+        """
+        Return a consumer that calls *function*, plain or async, for events within ``async with``.
+
+        It takes another event only when *function* has finished one, so that none waits for a busy consumer while
+        another is free; with *concurrency*, up to so many async calls run at a time. That an event was handled means
+        that the function returned, or raised: that is logged, counted and told to ``on_error``, and the event does not
+        come again.
+
+        Raises:
+            OptionError: *concurrency* is no whole number of at least 1.
+        """
+        if type(concurrency) is not int or concurrency < 1:
+            raise OptionError.bad_value("concurrency", concurrency, "a whole number of at least 1")
+        return Consumer(self._node, self.name, function, concurrency)
+
+    def __repr__(self) -> str:
+        return f"<Queue {self.name!r} of node {self._node.id!r}>"
+
+
+class Consumer:
+    """
+    A consumer of a queue; open within ``async with``, or from :meth:`open` to :meth:`aclose`.
+
+    Attributes:
+        name: of the client that it holds, by which ``eventbus clients`` shows it.
+    """
+
+    __slots__ = ("_client", "_consumer", "_node", "name")
+
+    def __init__(self, node: LocalNode, queue: str, function: HandlerFunction, concurrency: int) -> None:
+        self.name = f"{CONSUMERS}/{quote(queue)}.{uuid4().hex[:12]}"
+        self._node = node
+        self._consumer = node.consumers.make(queue, self.name, function, concurrency)
+        take = self._consumer.take
+        self._client = Client(node, self.name, takeover=True, linger=0.0, handler=take, overflow="drop_newest")
+
+    async def open(self) -> Self:
+        """
+        Take events from now on; close with :meth:`aclose`. Any task may call either.
+
+        Raises:
+            BusClosed: it was opened before, or another task closed it meanwhile.
+            ClientTakenOver: another node claimed its client meanwhile.
+            TransportUnavailable: the directory cannot be reached.
+            LimitExceeded: this node holds as many clients as it may.
+            NodeDraining: the node drains.
+        """
+        await self._client.open()
+        self._client._check_held()  # it may have ended since its claim, if it is retained
+        self._node.consumers.open(self._consumer)
+        return self
+
+    async def aclose(self) -> None:
+        """
+        Take no more events, and return once those that were taken are handled; does nothing on successive calls.
+        The function itself must not wait for this: it would wait for its own end.
+
+        If this is cancelled, other consumers get them; the function may be running still.
+        """
+        self._consumer.close()
+        try:
+            with suppress(BusClosed), self._node.deadlines.within(None):
+                await self._consumer.finished()
+        finally:
+            await self._client.aclose()
+
+    async def ended(self) -> EventBusError:
+        """Return why the consumer takes nothing any more, once that is so; see :meth:`Client.ended`."""
+        return await self._client.ended()
+
+    async def __aenter__(self) -> Self:
+        return await self.open()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()

@@ -1,0 +1,1 @@
+"""Deadlines, batches, retries and wake-ups."""

@@ -1,0 +1,1 @@
+"""Retained topics: events go into the history of the broker, and readers resume from it."""

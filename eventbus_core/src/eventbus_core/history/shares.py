@@ -1,0 +1,109 @@
+"""Shares: the events of one topic that were appended to its stream together, and their form on the wire."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from struct import Struct
+from typing import Final, NamedTuple
+
+import msgspec
+
+from eventbus_core.backend import Entry, Position
+from eventbus_core.errors import FrameError
+from eventbus_core.model.event import UNREADABLE
+from eventbus_core.model.numbers import Number
+from eventbus_core.model.retained_event import Origin, RetainedEvent, place
+from eventbus_core.model.tokens import Mark, tag_of
+from eventbus_core.wrappers.sealed_history import REJECTED_BODY
+
+_ARRAY: Final = Struct(">BI")
+_ARRAY32: Final = 0xDD
+
+
+class Share(NamedTuple):
+    """
+    Events of one stream, in order.
+
+    Attributes:
+        epoch: of the stream.
+        last: the offset of the last of them.
+        fingerprint: of their entry.
+        events: how many they are.
+        body: all of them, encoded; empty if they must be read from the history.
+    """
+
+    epoch: str
+    last: int
+    fingerprint: int
+    events: int
+    body: bytes
+
+    @property
+    def first(self) -> int:
+        """The offset of the first event."""
+        return self.last - self.events + 1
+
+    @property
+    def end(self) -> Position:
+        """The position behind the last event."""
+        return Position(self.epoch, self.last, self.fingerprint)
+
+    def unpack(self, stream: str, after: int, anchor: Mark | None) -> list[RetainedEvent]:
+        """
+        Return those events whose offset is above *after*, with their positions; none if the entry was forged.
+
+        Raises:
+            FrameError: the body is not an array of so many events of *stream*.
+        """
+        if self.body == REJECTED_BODY:
+            return []
+        try:
+            events = _decode(self.body)
+        except UNREADABLE as error:
+            raise FrameError("malformed", f"retained events: {error}") from error
+        if len(events) != self.events or any(event.target != stream for event in events):
+            raise FrameError("malformed", f"an entry of {stream} holds other events than it says")
+        origin = Origin(tag_of(stream), self.epoch, self.fingerprint, anchor)
+        return [place(event, origin, offset) for offset, event in enumerate(events, self.first) if offset > after]
+
+
+class ShareMessage(msgspec.Struct, array_like=True, frozen=True):
+    """A share on its way to other nodes; the fields are those of :class:`Share`."""
+
+    epoch: str
+    last: Number
+    fingerprint: Number
+    events: Number
+    body: bytes
+
+
+_decode = msgspec.msgpack.Decoder(list[RetainedEvent]).decode
+_decode_message = msgspec.msgpack.Decoder(ShareMessage).decode
+encode_share = msgspec.msgpack.Encoder().encode
+"""Return a :class:`Share` as the data of an event."""
+
+
+def pack_events(events: Sequence[bytes]) -> bytes:
+    """Return the body of a share of encoded *events*."""
+    return _ARRAY.pack(_ARRAY32, len(events)) + b"".join(events)
+
+
+def decode_share(raw: bytes) -> Share:
+    """
+    Return what :func:`encode_share` encoded.
+
+    Raises:
+        FrameError: *raw* is no share.
+    """
+    try:
+        message = _decode_message(raw)
+    except UNREADABLE as error:
+        raise FrameError("malformed", f"a share of retained events: {error}") from error
+    if not 0 < message.events <= message.last:
+        raise FrameError("malformed", f"a share of {message.events} events up to number {message.last}")
+    return Share(message.epoch, message.last, message.fingerprint, message.events, message.body)
+
+
+def share_of(epoch: str, entry: Entry) -> Share:
+    """Return an *entry* that was read in *epoch* as a share."""
+    return Share(epoch, entry.last, entry.fingerprint, entry.events, entry.body)

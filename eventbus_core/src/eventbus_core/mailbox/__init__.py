@@ -1,0 +1,1 @@
+"""The queues of events that wait for clients and handlers of this node, and the calls of handlers."""

@@ -1,0 +1,378 @@
+"""Handlers: functions that are called for the events of a mailbox, one after the other."""
+
+from __future__ import annotations
+
+import inspect
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
+from contextvars import Context, copy_context
+from time import monotonic
+from types import CoroutineType
+from typing import Any, Final, TypeAlias
+
+import anyio
+from anyio.abc import TaskGroup
+from anyio.lowlevel import checkpoint
+
+from eventbus_core.concurrency.notifier import Notifier
+from eventbus_core.concurrency.service_group import Service, ServiceGroup
+from eventbus_core.mailbox.limits import MailboxLimits
+from eventbus_core.mailbox.loss_markers import LOSS, loss_of
+from eventbus_core.mailbox.mailbox import Mailbox
+from eventbus_core.model.decodable import decoder_into
+from eventbus_core.model.event import Event
+from eventbus_core.model.reports import Dropped, Gap
+from eventbus_core.observability.log import LogLimit, get_logger
+from eventbus_core.options import Overflow
+from eventbus_core.session.incoming import Ticket
+
+logger = get_logger("eventbus")
+
+TURN: Final = 0.005
+"""Seconds for which plain functions are called before others have a chance."""
+EVENTS_PER_TURN: Final = 256
+"""Events after which a function that is waited for gives others a chance."""
+LOG_FAILURES_EVERY: Final = 1.0
+HandlerFunction: TypeAlias = Callable[[Event], Awaitable[object] | object]
+
+
+class HandlerScheduler:
+    """
+    Calls the plain functions of a bus: in the task that fills their mailboxes while its turn lasts, else in its own.
+
+    Attributes:
+        node: its id.
+        limits: of the mailboxes.
+        until: when the turn ends: what comes after that is handled in the next one, so that other tasks can run.
+        failures: how often a handler raised.
+    """
+
+    def __init__(
+        self,
+        node: str,
+        limits: MailboxLimits[Mailbox],
+        services: ServiceGroup,
+        on_failure: Callable[[Event, Exception], None],
+        on_loss: Callable[[str, Dropped | Gap], None],
+        on_request: Callable[[Event, Mailbox], None],
+        on_interrupted: Callable[[Event, str | None], None],
+    ) -> None:
+        self.node = node
+        self.limits = limits
+        self.until = 0.0
+        self.failures = 0
+        self.contain = services.contain
+        self.on_loss = on_loss
+        self.on_request = on_request
+        self.on_interrupted = on_interrupted
+        self._services = services
+        self._group: TaskGroup | None = None
+        self._early: list[tuple[Service, Context]] = []
+        self._ended = anyio.Event()
+        self._on_failure = on_failure
+        self._in_turn = False
+        self._ready: deque[Handler] = deque()
+        self._retiring: set[Handler] = set()
+        self._retired = Notifier()
+        self._more = Notifier()
+        self._log = LogLimit(LOG_FAILURES_EVERY)
+
+    async def run(self) -> None:
+        """Call plain functions, giving other tasks a chance between turns, until :meth:`interrupt` is called."""
+        try:
+            async with anyio.create_task_group() as self._group:
+                early, self._early = self._early, []
+                for service, context in early:
+                    self.start(service, context)
+                while True:
+                    if not self._ready:
+                        await self._more.wait()
+                    self.begin_turn()
+                    self.run_ready()
+                    if self._ready:
+                        await checkpoint()
+        finally:
+            self._ended.set()
+
+    async def interrupt(self) -> None:
+        """Cancel the handlers at work and call none any more; ``on_interrupted`` gets the events they worked on."""
+        if self._group is not None:
+            self._group.cancel_scope.cancel()
+            await self._ended.wait()
+
+    def start(self, service: Service, context: Context) -> None:
+        """Start *service*, which calls a function of the application, in a task of its own."""
+        if self._group is None:
+            self._early.append((service, context))
+        else:
+            self._services.start(service, context, self._group)
+
+    def failed(self, name: str, event: Event, error: Exception) -> None:
+        """Count and report that the handler *name* raised *error* for *event*; one failure a second is logged."""
+        if self._log.allows():
+            extra = {"node": self.node, "handler": name, "event_type": event.type, "event_id": event.id}
+            logger.error("handler %s raised for %r", name, event, exc_info=error, extra=extra)
+        self.failures += 1
+        self._on_failure(event, error)
+
+    def ready(self, handler: Handler) -> None:
+        """Have the plain function of *handler* called soon for what is in its mailbox."""
+        self._ready.append(handler)
+        if not self._in_turn:
+            self._more.notify()
+
+    def begin_turn(self) -> None:
+        """
+        Go on with the turn, or begin one if the last has ended; the caller then fills mailboxes and calls run_ready.
+
+        That saves the switch to another task, and finds the events in the processor's cache.
+        """
+        self._in_turn = True
+        if self.turn_over():
+            self.until = monotonic() + TURN
+
+    def turn_over(self) -> bool:
+        """Return whether the turn has ended, so that other tasks must get a chance to run."""
+        return monotonic() >= self.until
+
+    def run_ready(self) -> None:
+        """Call plain functions for what is in their mailboxes until the turn ends, and for the rest soon."""
+        while self._ready and not self.turn_over():
+            self._ready.popleft().take_turn()
+        self._in_turn = False
+        if self._ready:
+            self._more.notify()
+
+    def retire(self, handler: Handler) -> None:
+        """Note that *handler*, which gets no more events, still works on one."""
+        self._retiring.add(handler)
+
+    def retired(self, handler: Handler) -> None:
+        """Note that *handler* is done for good; does nothing on successive calls."""
+        if handler in self._retiring:
+            self._retiring.remove(handler)
+            self._retired.notify()
+
+    async def settled(self) -> None:
+        """Return once every handler that was taken off has finished its event."""
+        while self._retiring:
+            await self._retired.wait()
+
+
+class Handler:
+    """
+    A function with a mailbox.
+
+    Events are handled in order, one after the other. An exception of the function is logged, counted and passed to
+    ``on_error``; then the next event is handled. A function that awaits gets a task of its own with its first event,
+    so that it delays no other handler. The function is called for each event in a copy of the context in which the
+    handler was made; what it sets there reaches no other event.
+
+    Attributes:
+        name: the pattern, or the client, that it handles.
+        function: what is called.
+        local: whether it handles only what this node itself sends.
+        mailbox: where its events wait.
+    """
+
+    __slots__ = (
+        "_before",
+        "_begun",
+        "_context",
+        "_data",
+        "_decoder",
+        "_more",
+        "_plain",
+        "_running",
+        "_scheduler",
+        "function",
+        "local",
+        "mailbox",
+        "name",
+    )
+
+    def __init__(
+        self,
+        scheduler: HandlerScheduler,
+        name: str,
+        function: HandlerFunction,
+        *,
+        data: Any = None,
+        local: bool = False,
+        overflow: Overflow | None = None,
+        on_full: Callable[[], None] | None = None,
+        before: Callable[[Handler], None] | None = None,
+    ) -> None:
+        self.name = name
+        self.function = function
+        self.local = local
+        self._context = copy_context()
+        self._before = before  # called with this handler before each call of the function
+        self._scheduler = scheduler
+        self._begun: tuple[Event | None, object] = None, None  # an event, and what to await: it was not plain after all
+        self._data = data
+        self._decoder = None if data is None else decoder_into(data)
+        self._more = Notifier()
+        called = function, type(function).__call__  # of an object that can be called, its method
+        self._plain = not any(map(inspect.iscoroutinefunction, called))
+        at_once = self._handle_at_once if self._plain else None
+        self.mailbox = Mailbox(scheduler.limits, self._wake, overflow, on_full=on_full, at_once=at_once)
+        self._running = False
+
+    def renewed(self, scheduler: HandlerScheduler, before: Callable[[Handler], None]) -> Handler:
+        """Return a handler of *scheduler* like this one, with *before* in the place of what was called before."""
+        return Handler(
+            scheduler,
+            self.name,
+            self.function,
+            data=self._data,
+            local=self.local,
+            before=None if self._before is None else before,
+        )
+
+    def take_turn(self) -> None:
+        """Handle what is in the mailbox, as far as the turn goes."""
+        mailbox, scheduler = self.mailbox, self._scheduler
+        while (events := mailbox.take()) is not None:
+            context = self._context.copy()
+            context.run(self._handle, events, mailbox.sender, context)
+            if not self._plain:
+                scheduler.start(self._run, context)
+                return
+            if scheduler.turn_over():
+                scheduler.ready(self)
+                return
+        self._running = False
+        scheduler.retired(self)
+
+    def _handle_at_once(self, events: list[Event], ticket: Ticket | None) -> int:
+        """Handle *events* without a stay in the mailbox, as far as possible; see ``Mailbox.at_once``."""
+        # What comes to one client is mostly a single event or a few: what it takes to queue them would cost more.
+        mailbox, scheduler = self.mailbox, self._scheduler
+        until = min(scheduler.until, scheduler.limits.fresh_until)
+        if self._running or mailbox.closed or mailbox.holds_back or monotonic() > until:
+            return 0
+        self._running = True
+        context = self._context.copy()
+        handled = context.run(self._handle, events, None if ticket is None else ticket.node, context)
+        if not self._plain:
+            if not mailbox.closed:
+                handled -= 1
+                mailbox.occupy(events.pop(handled), ticket)
+            scheduler.start(self._run, context)
+            return handled
+        if mailbox.count:  # by the function itself, say in a task that began at once
+            scheduler.ready(self)
+            return handled
+        self._running = False
+        scheduler.retired(self)
+        if handled == len(events):
+            scheduler.limits.rest(mailbox)
+        return handled
+
+    def _handle(self, events: Iterable[Event], sender: str | None, context: Context) -> int:
+        """
+        Call the function for *events* of *sender*, for at least one of them; return for how many.
+
+        It ends with the events, the turn, or the mailbox; once the function has set something in *context*, in which
+        this runs; and with an event of which more is to be done in a task: then the function is not plain any more.
+        """
+        function, mailbox, until, fresh = self.function, self.mailbox, self._scheduler.until, self._context
+        prepare = self._before is not None or self._decoder is not None
+        handled = 0
+        for event in events:
+            handled += 1
+            try:
+                done = event.expires is not None and mailbox.expired(event, sender)
+                if not done and (prepare or event.type is LOSS):
+                    done = not self._prepare(event)
+                if event.reply_to is not None and not done:
+                    self._scheduler.on_request(event, mailbox)
+                result = None if done else function(event)
+                if result is not None and inspect.isawaitable(result):
+                    self._plain, self._begun = False, (event, result)
+                    mailbox.always_wait()
+                    break
+            except BaseException as error:
+                self._failed(event, error)
+            if mailbox.closed or monotonic() > until:
+                break
+            try:
+                if context != fresh:  # two contexts in which nothing was set since they were copied compare fast
+                    break
+            except Exception:  # by values that cannot be compared: then it is another value
+                break
+        return handled
+
+    def _wake(self) -> None:
+        self._more.notify()
+        if not self._running and not self.mailbox.closed:
+            self._running = True
+            if self._plain:
+                self._scheduler.ready(self)
+            else:
+                self._scheduler.start(self._run, self._context)
+        elif self._running and self.mailbox.closed:
+            self._scheduler.retire(self)
+
+    async def _run(self) -> None:
+        """
+        Handle events in a task of their own; first finish the one that was begun elsewhere.
+
+        Once the function has set something in the context of the task, another task goes on.
+        """
+        mailbox, function = self.mailbox, self.function
+        event, result = self._begun
+        self._begun = None, None
+        handled = 0
+        while True:
+            if event is None:
+                if mailbox.closed:
+                    self._scheduler.retired(self)
+                    return
+                event = mailbox.next()
+                if event is None:
+                    try:
+                        await self._more.wait()
+                    except BaseException as error:  # by the function, which cancelled this task before it returned
+                        self._scheduler.contain("", error)
+                    continue
+            try:
+                if result is None and self._prepare(event):
+                    if event.reply_to is not None:
+                        self._scheduler.on_request(event, mailbox)
+                    result = function(event)
+                if result.__class__ is CoroutineType or inspect.isawaitable(result):
+                    await result
+            except BaseException as error:
+                self._failed(event, error)
+            event = result = None
+            handled += 1
+            try:
+                changed = copy_context() != self._context
+            except Exception:  # by values that cannot be compared
+                changed = True
+            if changed:
+                self._scheduler.start(self._run, self._context)
+                return
+            if handled % EVENTS_PER_TURN == 0:
+                await checkpoint()
+
+    def _prepare(self, event: Event) -> bool:
+        """Do what comes before the function is called; return whether it is to be."""
+        if event.type == LOSS and (loss := loss_of(event)) is not None:
+            self._scheduler.on_loss(self.name, loss)
+            return False
+        if self._before is not None:
+            self._before(self)
+        if self._decoder is not None:
+            event.read(self._decoder)
+        return True
+
+    def _failed(self, event: Event, error: BaseException) -> None:
+        try:
+            failure = self._scheduler.contain(f"handler {self.name}", error)
+        except BaseException:
+            self._scheduler.on_interrupted(event, self.mailbox.sender)
+            raise
+        self._scheduler.failed(self.name, event, failure)

@@ -1,0 +1,1 @@
+"""A directory for transports that have none: the nodes ask each other."""

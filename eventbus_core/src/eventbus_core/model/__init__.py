@@ -1,0 +1,1 @@
+"""Values and rules without I/O: events, names, topics, and reports of what was lost."""

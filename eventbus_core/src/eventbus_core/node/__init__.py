@@ -1,0 +1,1 @@
+"""One node: the layers put together, opened, run and closed."""

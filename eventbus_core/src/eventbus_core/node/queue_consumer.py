@@ -1,0 +1,199 @@
+"""The consumers of queues on this node: they take events that nodes send, call the function, and confirm each."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable
+from contextvars import copy_context
+from functools import partial
+from typing import Final
+
+from eventbus_core.concurrency.notifier import Notifier
+from eventbus_core.errors import EventBusError, EventDataError
+from eventbus_core.mailbox.handlers import HandlerFunction, HandlerScheduler
+from eventbus_core.membership.held_client import HeldClient
+from eventbus_core.model.event import Event
+from eventbus_core.model.reports import Reason
+from eventbus_core.routing.queues import Queues
+from eventbus_core.routing.requests import Requests
+from eventbus_core.routing.work_queue import BUSY
+
+DONE: Final = "$sys.queue.done"
+"""The answer of a consumer that has handled the event; its data says whether the same node may send another now."""
+MAX_REFUSED: Final = 10_000
+"""Nodes that are told when the consumer is free again; any other asks by itself."""
+
+
+class QueueConsumers:
+    """The consumers of this node, by the names of their clients."""
+
+    def __init__(self, queues: Queues, requests: Requests, scheduler: HandlerScheduler) -> None:
+        self._queues = queues
+        self._requests = requests
+        self._scheduler = scheduler
+        self._consumers: dict[str, QueueConsumer] = {}
+        queues.passed.connect(self._passed)
+
+    def make(self, queue: str, client: str, function: HandlerFunction, concurrency: int) -> QueueConsumer:
+        """Return a consumer that is not open yet."""
+        return QueueConsumer(self._queues, self._requests, self._scheduler, queue, client, function, concurrency)
+
+    def open(self, consumer: QueueConsumer) -> None:
+        """Have *consumer*, whose client was claimed, take events from now on."""
+        self._consumers[consumer.client] = consumer
+        consumer.open()
+
+    def __contains__(self, client: str) -> bool:
+        """Return whether *client* is a consumer of this node."""
+        return client in self._consumers
+
+    def ended(self, held: HeldClient, _reason: EventBusError) -> None:
+        """Take no more events for *held*, whose handle ends, if it is a consumer."""
+        if (consumer := self._consumers.pop(held.name, None)) is not None:
+            consumer.close()
+
+    def _passed(self, client: str) -> None:
+        if (consumer := self._consumers.get(client)) is not None:
+            consumer.give_turn()
+
+    def withdraw(self) -> None:
+        """Take no more events of other nodes."""
+        self._queues.withdraw()
+        for consumer in self._consumers.values():
+            consumer.withdraw()
+
+    async def drain(self) -> None:
+        """Take no more events, and return once those that were taken are handled."""
+        consumers = list(self._consumers.values())
+        for consumer in consumers:
+            consumer.close()
+        for consumer in consumers:
+            await consumer.finished()
+
+
+class QueueConsumer:
+    """
+    Calls *function* for each event of *queue* that comes to *client*, for up to *concurrency* events at a time.
+
+    It refuses what comes beyond that: then the event waits at its sender, where another consumer can take it. Nodes
+    whose events were refused take turns.
+    """
+
+    def __init__(
+        self,
+        queues: Queues,
+        requests: Requests,
+        scheduler: HandlerScheduler,
+        queue: str,
+        client: str,
+        function: HandlerFunction,
+        concurrency: int,
+    ) -> None:
+        self._queues = queues
+        self._requests = requests
+        self._scheduler = scheduler
+        self._queue = queue
+        self.client = client
+        self._function = function
+        self._concurrency = concurrency
+        self._context = copy_context()
+        self._working = 0
+        self._open = False
+        self._refused: dict[str, None] = {}  # nodes, in the order in which they were refused
+        self._progress = Notifier()
+
+    def open(self) -> None:
+        """Take events from now on."""
+        self._open = True
+        self._queues.offer(self._queue, self.client, self._concurrency)
+
+    def close(self) -> None:
+        """Take no more events; does nothing on successive calls."""
+        if self._open:
+            self._open = False
+            self._queues.offer(self._queue, self.client, 0)
+
+    def withdraw(self) -> None:
+        """Give no turn to the nodes whose events are not taken any more."""
+        self._refused = {node: None for node in self._refused if self._queues.serves(node)}
+
+    async def finished(self) -> None:
+        """Return once the events that were taken are handled."""
+        while self._working:
+            await self._progress.wait()
+
+    def take(self, request: Event) -> None:
+        """
+        Handle the event that *request* holds, or refuse it.
+
+        Raises:
+            EventDataError: it cannot be decoded; its sender reports it.
+        """
+        asker = request.asker
+        if asker is None:
+            return
+        serves = self._open and self._queues.serves(asker)
+        if not serves or self._working >= self._concurrency:
+            if serves and len(self._refused) < MAX_REFUSED:
+                self._refused[asker] = None
+            self._requests.answer(request, BUSY, None)
+            return
+        try:
+            event = request.decode(Event)
+        except EventDataError:
+            self._requests.fail(request, Reason.REFUSED)
+            self.give_turn()
+            raise
+        self._working += 1
+        self._call(request, event)
+
+    def give_turn(self) -> None:
+        """Have the node that has waited for longest send an event, as the one before made no use of its turn."""
+        if self._refused and self._working < self._concurrency:
+            node = next(iter(self._refused))
+            del self._refused[node]
+            self._queues.give_turn(node, self.client)
+
+    def _call(self, request: Event, event: Event) -> None:
+        context = self._context.copy()
+        try:
+            result = context.run(self._function, event)
+            if inspect.isawaitable(result):
+                self._scheduler.start(partial(self._wait, request, event, result), context)
+                return
+        except BaseException as error:
+            self._fail(event, error)
+        self._done(request)
+
+    async def _wait(self, request: Event, event: Event, result: Awaitable[object]) -> None:
+        try:
+            await result
+        except BaseException as error:
+            self._fail(event, error)
+        self._done(request)
+
+    def _fail(self, event: Event, error: BaseException) -> None:
+        """Report *error*; raises it if the bus closes: then another consumer gets the event."""
+        name = f"of queue {self._queue}"
+        try:
+            failure = self._scheduler.contain(f"handler {name}", error)
+        except BaseException:
+            self._end()
+            raise
+        self._scheduler.failed(name, event, failure)
+
+    def _done(self, request: Event) -> None:
+        """Confirm the event, and give the next turn to the node that has waited for longest."""
+        self._end()
+        asker = str(request.asker)
+        turn = next(iter(self._refused), asker)
+        self._refused.pop(turn, None)
+        self._requests.answer(request, DONE, turn == asker)
+        if turn != asker:
+            if self._queues.serves(asker):
+                self._refused[asker] = None  # perhaps it has more
+            self._queues.give_turn(turn, self.client)
+
+    def _end(self) -> None:
+        self._working -= 1
+        self._progress.notify()

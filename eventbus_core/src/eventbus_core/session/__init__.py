@@ -1,0 +1,1 @@
+"""Numbered frame streams between two nodes, with retransmission and credit; no I/O."""

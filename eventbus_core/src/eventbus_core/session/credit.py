@@ -1,0 +1,57 @@
+"""The window of a receiver: how many bytes each sender may send before it needs another grant."""
+
+from __future__ import annotations
+
+from typing import Final, Protocol
+
+from eventbus_core.backend import Partition
+
+MIN_WINDOW: Final = 128 * 1024
+MIN_ADDRESSED_WINDOW: Final = 8 * 1024
+DIVIDE_EVERY: Final = 1.0
+"""Seconds after which the budget is divided among the senders that were active meanwhile."""
+
+
+class CreditedSession(Protocol):
+    """A receiver's end of a session, as far as credit is concerned."""
+
+    partition: str
+
+    def report(self) -> bool:
+        """Tell the sender what has been handled, if it does not know; return whether that is all that came."""
+
+
+class Credit:
+    """
+    Divides a node's receive budget among the senders that are active.
+
+    Attributes:
+        window: bytes that each sender may have in flight to a topic lane or to all nodes.
+        addressed_window: the same for what it sends to this node alone; smaller while the consumers here are slow.
+        active: the sessions that got a frame since the budget was divided last.
+    """
+
+    def __init__(self, budget: int, own: Partition) -> None:
+        self.window = self.addressed_window = min(budget, MIN_WINDOW)
+        self.active: set[CreditedSession] = set()
+        self._reporting: set[CreditedSession] = set()
+        self._budget = budget
+        self._own = own
+        self._ease = 1.0
+        self._divide_at = 0.0
+
+    def set_ease(self, ease: float) -> None:
+        """Set the part of the window, from 0 to 1, that senders get for what they send to this node alone."""
+        self._ease = ease
+
+    def tend(self, now: float) -> None:
+        """Divide the budget again if it is time, and report what was handled to the senders of this node's events."""
+        if now >= self._divide_at:
+            smallest = min(self._budget, MIN_WINDOW)
+            # Also the window of senders that begin until the next division, possibly all at once.
+            self.window = max(self._budget // len(self.active), smallest) if self.active else smallest
+            addressed = {session for session in self.active | self._reporting if session.partition == self._own}
+            self._reporting = {session for session in addressed if not session.report()}
+            self.active.clear()
+            self._divide_at = now + DIVIDE_EVERY
+        self.addressed_window = max(int(self.window * self._ease), min(self.window, MIN_ADDRESSED_WINDOW))

@@ -1,0 +1,1 @@
+"""The parts of the conformance suite: a reference model, generated operations, faults."""

@@ -1,0 +1,1 @@
+"""The conformance suite, which every backend must pass."""

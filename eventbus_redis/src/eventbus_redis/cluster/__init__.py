@@ -1,0 +1,1 @@
+"""Redis Cluster: frames by sharded pub/sub, one line for each primary."""

@@ -1,0 +1,1 @@
+"""The primary of a service that Redis Sentinel watches."""

@@ -1,0 +1,1 @@
+"""Independent servers that share the partitions of a namespace."""

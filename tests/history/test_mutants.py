@@ -1,0 +1,67 @@
+"""The scenarios bite: a core that is broken in one way fails the one that it concerns."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+
+import anyio
+import pytest
+
+from eventbus_core.backend import Page, Position
+from eventbus_core.history import appender, history_reader
+from eventbus_core.history.resumption import Verdict, judge
+from eventbus_core.history.shares import pack_events
+from eventbus_core.model.tokens import Token, tag_of
+from eventbus_core.testing import waiting
+from tests.history.test_resume import (
+    test_g12_a_token_of_another_topic_gives_none_of_its_events as foreign_token,
+)
+from tests.history.test_resume import (
+    test_g13_many_clients_resume_at_once as order,
+)
+from tests.history.test_resume import (
+    test_g13_what_was_trimmed_is_counted_exactly as trimmed,
+)
+
+parse = Token.parse
+
+
+def one_missed_too_few(known: Position, page: Page, kept: int) -> Verdict:
+    verdict = judge(known, page, kept)
+    return verdict._replace(missed=max(0, verdict.missed - 1))
+
+
+def swapped_within_the_entry(events: Sequence[bytes]) -> bytes:
+    return pack_events([*events[1::-1], *events[2:]])
+
+
+def accept_any_token(text: str, stream: str) -> Token | None:
+    """As if all topics had the tag of the token."""
+    return parse(tag_of(stream) + text[len(tag_of(stream)) :], stream)
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "broken", "scenario"),
+    [
+        pytest.param(place, name, broken, scenario, id=broken.__name__)
+        for place, name, broken, scenario in [
+            (history_reader, "judge", one_missed_too_few, trimmed),
+            (appender, "pack_events", swapped_within_the_entry, order),
+            (Token, "parse", accept_any_token, foreign_token),
+        ]
+    ],
+)
+def test_a_broken_core_fails_its_scenario(
+    place: object,
+    name: str,
+    broken: Callable[..., object],
+    scenario: Callable[[str], Awaitable[None]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = partial(anyio.run, scenario, "memory://tests")
+    run()
+    monkeypatch.setattr(waiting, "DEADLINE", 1.0)
+    monkeypatch.setattr(place, name, broken)
+    with pytest.raises((AssertionError, ExceptionGroup)):
+        run()

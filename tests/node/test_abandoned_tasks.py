@@ -1,0 +1,94 @@
+"""Buses that are still open, or still claim clients, when their body or their event loop ends."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from time import monotonic
+
+import anyio
+import pytest
+from anyio.lowlevel import checkpoint
+
+import eventbus
+from eventbus import BusClosed
+from eventbus_core.backend import Claim, Owner
+from tests.support import buses, fresh_namespace, tasks, until
+
+ASKING = True
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_task_in_a_bus_is_cancelled_and_leaves_quickly_when_its_event_loop_ends(uri: str) -> None:
+    namespace = fresh_namespace()
+    held: list[asyncio.Task[None]] = []
+    noise: list[dict[str, object]] = []
+
+    def run() -> float:
+        async def hold(opened: asyncio.Event) -> None:
+            async with eventbus.connect(uri, namespace=namespace, node="held") as bus, bus.client("bob"):
+                opened.set()
+                await asyncio.sleep(1000)
+
+        async def main() -> float:
+            asyncio.get_running_loop().set_exception_handler(lambda _loop, context: noise.append(context))
+            opened = asyncio.Event()
+            held.append(asyncio.create_task(hold(opened)))
+            await opened.wait()
+            return monotonic()
+
+        begun = asyncio.run(main())
+        return monotonic() - begun
+
+    seconds = await anyio.to_thread.run_sync(run)
+    assert held[0].cancelled()
+    assert noise == []
+    assert seconds < 0.9
+    async with eventbus.connect(uri, namespace=namespace, node="held"):
+        pass
+
+
+async def test_a_claim_in_progress_when_the_bus_closes_ends_and_leaves_the_client_free(
+    uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with buses(uri, 1) as (other,), tasks() as group:
+        asked, answer, ended = anyio.Event(), anyio.Event(), anyio.Event()
+        async with eventbus.connect(uri, namespace=other.namespace, node="closing") as bus:
+            claim = bus._node.directory.claim
+
+            async def slow(clients: Sequence[str], takeover: bool) -> Sequence[Claim | Owner]:
+                claims = await claim(clients, takeover)
+                asked.set()
+                await answer.wait()
+                return claims
+
+            async def iterate() -> None:
+                async with bus.client("bob") as bob:
+                    async for _ in bob:
+                        pass
+
+            async def use() -> None:
+                with pytest.raises(BusClosed):
+                    await iterate()
+                ended.set()
+                answer.set()
+
+            leave = bus._node.directory.leave
+
+            async def leave_late() -> None:
+                answer.set()
+                for _ in range(20):  # a claim that is still waited for is granted now
+                    await checkpoint()
+                await leave()
+
+            monkeypatch.setattr(bus._node.directory, "claim", slow)
+            monkeypatch.setattr(bus._node.directory, "leave", leave_late)
+            group.start_soon(use)
+            await asked.wait()
+        await ended.wait()
+        assert bus.stats().clients == 0
+
+        async def free() -> bool:
+            return await other.locate("bob") is None
+
+        await until(free)

@@ -1,0 +1,48 @@
+"""A node that is killed and started again under its own id."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anyio
+import pytest
+
+import eventbus
+from tests.support import Hooked, Inbox, buses, fence, take, tasks, until
+
+ASKING = True
+
+
+async def test_g5_what_the_former_node_did_not_confirm_is_reported(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is sent to the new node is handled, and nothing of that is reported."""
+
+    async def stall(*_: Any) -> None:
+        await anyio.sleep_forever()
+
+    async with buses(uri, 1) as (a,), tasks():
+        lost = Hooked()
+        a.on_undeliverable(lost)
+        # It alone finds out: no other call that asks the directory can notice that the node was away.
+        monkeypatch.setattr(a._node.detector, "_roll_call_at", float("inf"))
+        async with eventbus.connect(uri, namespace=a.namespace, node="same", lease=1.0, close_timeout=0.1) as b:
+            bob = await b.client("bob").__aenter__()
+            for number in range(10):
+                await a.send("bob", f"n.{number}")
+            await fence([a], [b])
+            await take(bob, 4)
+            for called, name in ((b._node.directory, "leave"), (b._node.transport, "publish")):
+                monkeypatch.setattr(called, name, stall)
+        inbox = Inbox()
+        while True:
+            try:
+                again = eventbus.connect(uri, namespace=a.namespace, node="same")
+                async with again as b, b.client("bob", handler=inbox):
+                    await a.send("bob", "new")
+                    await inbox.got(1)
+                    await until(lambda: {f"n.{number}" for number in range(4, 10)} <= {fate.type for fate in lost})
+                    assert {fate.reason for fate in lost} == {"node dead"}
+                    assert "new" not in {fate.type for fate in lost}
+                    assert len(lost) == len({fate.id for fate in lost})
+                return
+            except eventbus.NodeAlreadyPresent:
+                await anyio.sleep(0.05)

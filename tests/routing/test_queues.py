@@ -1,0 +1,666 @@
+"""Queues: each event is handled by one consumer, whatever becomes of the others."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import anyio
+import pytest
+from anyio.abc import TaskGroup
+from anyio.lowlevel import checkpoint
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import eventbus
+from eventbus import Bus, BusClosed, Event, InvalidName, OptionError, TransportUnavailable
+from eventbus_core.membership.held_client import HeldClient
+from eventbus_core.model.event import encode_event
+from eventbus_core.routing import queues, work_queue
+from eventbus_core.routing.queues import Offer
+from tests.support import DEADLINE, Hooked, Inbox, buses, fresh_namespace, tasks, until
+
+ASKING = True
+LEASE = 1.0
+
+
+class Desk:
+    """A function that handles events only as it is told to, and what it was given."""
+
+    def __init__(self) -> None:
+        self.begun: list[Event] = []
+        self.done: list[Event] = []
+        self._permits = anyio.Semaphore(0)
+
+    async def __call__(self, event: Event) -> None:
+        self.begun.append(event)
+        await self._permits.acquire()
+        self.done.append(event)
+
+    def permit(self, number: int = 1) -> None:
+        """Let it finish so many events."""
+        for _ in range(number):
+            self._permits.release()
+
+
+class _Crash(Exception):
+    pass
+
+
+@asynccontextmanager
+async def crashing(uri: str, **options: Any) -> AsyncIterator[tuple[Bus, anyio.Event]]:
+    """Open a bus whose tasks end, as those of a process that is killed do, once the event is set."""
+    crash = anyio.Event()
+
+    async def fail() -> None:
+        await crash.wait()
+        raise _Crash
+
+    with suppress(_Crash, BusClosed):
+        async with eventbus.connect(uri, **options) as bus:
+            bus._node.services.start(fail)
+            yield bus, crash
+
+
+async def empty(*nodes: Bus) -> None:
+    """Return once all that *nodes* sent to queues was handled or reported."""
+    await until(lambda: not any(bus.stats().queued_events for bus in nodes), "the queues are empty")
+
+
+async def test_each_event_goes_to_one_consumer(uri: str) -> None:
+    """Consumers of all nodes, that of the sender included, share the events; each comes to one of them."""
+    async with buses(uri, 3) as nodes:
+        inboxes = [Inbox() for _ in nodes]
+        async with anyio.create_task_group() as group:
+            for bus, inbox in zip(nodes, inboxes, strict=True):
+                await group.start(_consume, bus, inbox)
+            for number in range(60):
+                await nodes[number % 3].queue("jobs").send("job.new", number, headers={"h": "1"})
+            await empty(*nodes)
+            group.cancel_scope.cancel()
+        handled = [event for inbox in inboxes for event in inbox.events]
+        assert sorted(event.data for event in handled) == list(range(60))
+        assert all(inbox.data for inbox in inboxes)
+        assert {(event.type, event.target, event.reply_to) for event in handled} == {("job.new", "jobs", None)}
+        assert all(event.headers == {"h": "1"} for event in handled)
+        assert all(event.source == f"@n{event.data % 3}" for event in handled)
+        assert sum(bus.stats().accepted for bus in nodes) == 60
+
+
+async def _consume(bus: Bus, function: Inbox, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+    async with bus.queue("jobs").consume(function):
+        task_status.started()
+        await anyio.sleep_forever()
+
+
+async def test_no_event_waits_for_a_busy_consumer_while_another_is_free(uri: str) -> None:
+    """Two nodes send; one consumer works on its first event; the other one handles all the rest."""
+    async with buses(uri, 3) as (a, b, c):
+        slow, fast = Desk(), Inbox()
+        async with b.queue("jobs").consume(slow):
+            await a.queue("jobs").send("n", -1)
+            await until(lambda: bool(slow.begun))
+            async with c.queue("jobs").consume(fast):
+                ids = [await bus.queue("jobs").send("n", number) for number in range(20) for bus in (a, c, b)]
+                await fast.got(60)
+                assert sorted(event.id for event in fast.events) == sorted(ids)
+                assert len(slow.begun) == 1
+                slow.permit()
+                await empty(a, b, c)
+
+
+async def test_events_of_one_sender_come_in_order_to_one_consumer(uri: str) -> None:
+    async with buses(uri, 2) as (a, b):
+        inbox = Inbox()
+        for number in range(100):
+            await a.queue("jobs").send("n", number)
+        async with b.queue("jobs").consume(inbox):
+            await empty(a)
+        assert inbox.data == list(range(100))
+
+
+async def test_the_consumers_of_an_idle_queue_stay_known(uri: str) -> None:
+    """The next event goes to one of them at once; no node is asked again."""
+    async with buses(uri, 2) as (a, b):
+        inbox = Inbox()
+        async with b.queue("jobs").consume(inbox):
+            for number in range(3):
+                await a.queue("jobs").send("n", number)
+                assert a.stats().pending_requests == bool(number)
+                await empty(a)
+
+
+async def test_senders_take_turns(uri: str) -> None:
+    """A sender with one event does not wait until those of another are handled that came before."""
+    async with buses(uri, 3) as (a, b, c):
+        desk = Desk()
+        async with c.queue("jobs").consume(desk):
+            for number in range(50):
+                await a.queue("jobs").send("n", number)
+            await until(lambda: bool(desk.begun))
+            await b.queue("jobs").send("n", 0)
+            await until(lambda: _refused(c) == ["n1"])
+            for done in range(1, 4):
+                desk.permit()
+                await until(lambda done=done: len(desk.begun) > done)  # type: ignore[misc]
+            desk.permit(100)
+            await empty(a, b)
+        assert "@n1" in [event.source for event in desk.begun[:4]]
+
+
+async def test_a_sender_without_an_event_passes_its_turn(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No sender has to ask for consumers again because another one got a turn and had nothing to send."""
+    monkeypatch.setattr(work_queue, "FIND_EVERY", 2 * DEADLINE)
+    async with buses(uri, 3) as (a, b, c):
+        desk = Desk()
+        async with c.queue("jobs").consume(desk):
+            for number in range(10):
+                await a.queue("jobs").send("n", number)
+            await until(lambda: bool(desk.begun))
+            await b.queue("jobs").send("n", 0)
+            await c.queue("jobs").send("n", 0)
+            await until(lambda: sorted(_refused(c)) == ["n1", "n2"])
+            desk.permit(100)
+            await empty(a, b, c)
+        assert len(desk.done) == 12
+
+
+def _refused(bus: Bus) -> list[str]:
+    """Return the nodes that wait for a turn at the consumers of *bus*."""
+    return [node for consumer in bus._node.consumers._consumers.values() for node in consumer._refused]
+
+
+async def test_concurrency_bounds_the_calls_of_a_function(uri: str) -> None:
+    async with buses(uri, 2) as (a, b):
+        desk = Desk()
+        async with b.queue("jobs").consume(desk, concurrency=3):
+            for number in range(10):
+                await a.queue("jobs").send("n", number)
+            await until(lambda: len(desk.begun) == 3)
+            for done in range(1, 8):
+                desk.permit()
+                await until(lambda done=done: len(desk.begun) == 3 + done)  # type: ignore[misc]
+                assert len(desk.begun) - len(desk.done) == 3
+            desk.permit(3)
+            await empty(a)
+
+
+async def test_what_no_node_consumes_waits_and_is_bounded(uri: str) -> None:
+    """Beyond ``mailbox_events`` a send waits for its timeout and raises; a consumer that comes gets all that waits."""
+    async with buses(uri, 2, mailbox_events=10) as (a, b):
+        jobs, inbox = a.queue("jobs"), Inbox()
+        for number in range(10):
+            await jobs.send("n", number)
+        with pytest.raises(TransportUnavailable, match="'jobs'"):
+            await jobs.send("n", 10, timeout=0)
+        async with tasks() as group:
+            group.start_soon(jobs.send, "n", 10)
+            async with b.queue("jobs").consume(inbox):
+                await inbox.got(11)
+                await empty(a)
+        assert inbox.data == list(range(11))
+
+
+async def test_idle_queues_are_forgotten_without_a_look_at_all_queues_for_each_new_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    forget = queues.Queues._forget_idle
+    looks: list[int] = []
+
+    def counted(self: queues.Queues) -> None:
+        looks.append(len(self._queues))
+        forget(self)
+
+    monkeypatch.setattr(queues, "MAX_QUEUES", 4)
+    monkeypatch.setattr(queues.Queues, "_forget_idle", counted)
+    async with eventbus.connect() as bus:
+        for number in range(100):
+            await bus.queue(f"waits.{number}").send("n")
+        assert len(looks) <= 6
+        async with bus.queue("jobs").consume(lambda _event: None):
+            known = bus._node.queues._queues
+            await bus.queue("jobs").send("n")
+            await until(lambda: not len(known["jobs"]))
+            for number in range(200):
+                await bus.queue(f"more.{number}").send("n")
+            assert "jobs" not in known
+
+
+async def test_the_bytes_that_wait_are_bounded(uri: str) -> None:
+    async with buses(uri, 1, mailbox_size=10_000) as (a,):
+        for _ in range(10):
+            await a.queue("jobs").send("n", b"x" * 1000, timeout=0)
+        with pytest.raises(TransportUnavailable):
+            await a.queue("jobs").send("n", timeout=0)
+
+
+async def test_a_consumer_that_leaves_finishes_its_event_and_takes_no_other(uri: str) -> None:
+    async with buses(uri, 3) as (a, b, c):
+        first, second = Desk(), Inbox()
+        consumer = await b.queue("jobs").consume(first).open()
+        for number in range(5):
+            await a.queue("jobs").send("n", number)
+        await until(lambda: bool(first.begun))
+        async with c.queue("jobs").consume(second), tasks() as group:
+            group.start_soon(consumer.aclose)
+            await second.got(4)
+            first.permit()
+            await empty(a)
+            await consumer.aclose()
+        assert [event.data for event in first.done] == [0]
+        assert sorted(second.data) == [1, 2, 3, 4]
+        assert a.stats().redelivered == 0
+
+
+async def test_a_consumer_on_a_node_that_drains_finishes_its_event_and_takes_no_other(uri: str) -> None:
+    async with buses(uri, 3) as (a, b, c):
+        first, second = Desk(), Inbox()
+        await b.queue("jobs").consume(first).open()
+        for number in range(5):
+            await a.queue("jobs").send("n", number)
+        await until(lambda: bool(first.begun))
+        async with c.queue("jobs").consume(second), tasks() as group:
+            group.start_soon(b.drain, 0.1)
+            await second.got(4)
+            with pytest.raises(eventbus.NodeDraining):
+                await b.queue("jobs").consume(first).open()
+            first.permit()
+            await empty(a)
+        assert [event.data for event in first.done] == [0]
+        assert sorted(second.data) == [1, 2, 3, 4]
+        assert a.stats().redelivered == 0
+
+
+async def test_no_consumer_on_a_node_that_drains_takes_an_event_while_another_finishes_one(uri: str) -> None:
+    async with buses(uri, 3) as (a, b, c):
+        busy, other, elsewhere = Desk(), Desk(), Inbox()
+        for desk in (busy, other):
+            await b.queue("jobs").consume(desk).open()
+        for number in range(5):
+            await a.queue("jobs").send("n", number)
+        await until(lambda: bool(busy.begun and other.begun))
+        async with tasks() as group:
+            group.start_soon(b.drain, 0.0)
+            await until(lambda: b.state == "draining")
+            other.permit(5)
+            await until(lambda: a.stats().queued_events <= 4)
+            async with c.queue("jobs").consume(elsewhere):
+                await elsewhere.got(3)
+                busy.permit()
+                await empty(a)
+        assert (len(busy.done), len(other.done)) == (1, 1)
+
+
+async def test_a_handler_that_is_cancelled_as_its_bus_closes_leaves_its_event_to_another(uri: str) -> None:
+    """The other consumer gets the same id."""
+    async with buses(uri, 2) as (a, c):
+        namespace = a.namespace
+        first, second = Desk(), Inbox()
+        async with eventbus.connect(uri, namespace=namespace, close_timeout=0.1) as b:
+            await b.queue("jobs").consume(first).open()
+            id = await a.queue("jobs").send("n", 1)
+            await until(lambda: bool(first.begun))
+        async with c.queue("jobs").consume(second):
+            await empty(a)
+        assert ([event.id for event in second.events], first.done, a.stats().redelivered) == ([id], [], 1)
+        assert a.stats().undeliverable == 0
+
+
+async def test_the_event_of_a_consumer_that_dies_goes_to_another(uri: str) -> None:
+    """Two events were with the node that dies; both come again, and no other does."""
+    async with buses(uri, 2, lease=LEASE) as (a, c):
+        reports = Hooked()
+        a.on_undeliverable(reports)
+        first, second = Desk(), Inbox()
+        ids = []
+        async with crashing(uri, namespace=a.namespace, lease=LEASE) as (b, crash):
+            await b.queue("jobs").consume(first, concurrency=2).open()
+            ids += [await a.queue("jobs").send("n", number) for number in range(6)]
+            await until(lambda: len(first.begun) == 2)
+            crash.set()
+            await anyio.sleep_forever()
+        async with c.queue("jobs").consume(second):
+            await empty(a)
+        assert sorted(event.id for event in second.events) == sorted(ids)
+        assert (a.stats().redelivered, reports) == (2, [])
+
+
+async def test_no_event_goes_to_other_consumers_of_a_dead_node(uri: str) -> None:
+    """Only the event that was with it comes again."""
+    async with buses(uri, 2, lease=LEASE) as (a, c):
+        first, second = Desk(), Desk()
+        async with crashing(uri, namespace=a.namespace, lease=LEASE) as (b, crash):
+            for _ in range(5):
+                await b.queue("jobs").consume(first).open()
+            await a.queue("jobs").send("n", 0)
+            await until(lambda: bool(first.begun))
+            crash.set()
+            await anyio.sleep_forever()
+        await until(lambda: a.stats().redelivered == 1)
+        async with c.queue("jobs").consume(second):
+            await a.queue("jobs").send("n", 1)
+            second.permit(2)
+            await empty(a)
+        assert a.stats().redelivered == 1
+
+
+async def test_an_event_for_a_consumer_that_is_gone_unheard_goes_to_another(uri: str) -> None:
+    """The word that it closed was lost: the node where it was says so."""
+    async with buses(uri, 3) as (a, b, c):
+        inbox = Inbox()
+        await a.queue("jobs").send("n", 0)
+        a._node.queues._take(Offer("jobs", "queue/jobs.gone", b.node, 1))
+        assert a.stats().queued_events == 1
+        async with c.queue("jobs").consume(inbox):
+            await empty(a)
+        assert (inbox.data, a.stats().redelivered, a.stats().undeliverable) == ([0], 1, 0)
+
+
+async def test_a_bus_that_closes_lets_its_consumers_finish(uri: str) -> None:
+    async with buses(uri, 1) as (a,):
+        desk = Desk()
+        async with tasks() as group:
+            async with eventbus.connect(uri, namespace=a.namespace) as b:
+
+                async def permit() -> None:
+                    await until(lambda: not a._node.queues._queues["jobs"]._consumers, "it takes no more")
+                    desk.permit()
+
+                await b.queue("jobs").consume(desk).open()
+                await a.queue("jobs").send("n", 0)
+                await until(lambda: bool(desk.begun))
+                group.start_soon(permit)
+            await empty(a)
+        assert ([event.data for event in desk.done], a.stats().redelivered) == ([0], 0)
+
+
+async def test_a_handler_that_raises_has_handled_its_event(uri: str) -> None:
+    """It is told to ``on_error`` of the consumer's node, and does not come again."""
+    async with buses(uri, 2) as (a, b):
+        errors, reports = Hooked(), Hooked()
+        b.on_error(errors)
+        a.on_undeliverable(reports)
+
+        async def fail(event: Event) -> None:
+            raise RuntimeError(event.data)
+
+        def fail_at_once(event: Event) -> None:
+            raise RuntimeError(event.data)
+
+        for function in (fail, fail_at_once):
+            async with b.queue("jobs").consume(function):
+                await a.queue("jobs").send("n", 1)
+                await empty(a)
+        await until(lambda: len(errors) == 2)
+        assert all(event.data == 1 and isinstance(error, RuntimeError) for event, error in errors)
+        assert (a.stats().redelivered, b.stats().handler_failures, reports) == (0, 2, [])
+
+
+async def test_an_event_that_expires_is_reported(uri: str) -> None:
+    async with buses(uri, 2) as (a, b):
+        reports, inbox = Hooked(), Inbox()
+        a.on_undeliverable(reports)
+        id = await a.queue("jobs").send("n", 1, expires=0.0)
+        async with b.queue("jobs").consume(inbox):
+            await empty(a)
+        await until(lambda: bool(reports))
+        assert [(fate.id, fate.target, fate.reason) for fate in reports] == [(id, "jobs", "expired")]
+        assert inbox.data == []
+
+
+async def test_an_event_that_expires_before_a_consumer_comes_is_reported_and_makes_room(uri: str) -> None:
+    async with buses(uri, 2, mailbox_events=3) as (a, b):
+        reports, inbox = Hooked(), Inbox()
+        a.on_undeliverable(reports)
+        jobs = a.queue("jobs")
+        await jobs.send("n", 0)
+        ids = [await jobs.send("n", number, expires=0.0) for number in (1, 2)]
+        await jobs.send("n", 3, timeout=DEADLINE)
+        await until(lambda: len(reports) == 2)
+        assert [(fate.id, fate.target, fate.reason) for fate in reports] == [(id, "jobs", "expired") for id in ids]
+        async with b.queue("jobs").consume(inbox):
+            await empty(a)
+        assert inbox.data == [0, 3]
+
+
+async def test_what_waits_as_its_sender_closes_is_handled_or_reported(uri: str) -> None:
+    """With a consumer the bus waits for it, for ``close_timeout``; without one it reports at once."""
+    async with buses(uri, 1) as (b,):
+        inbox, reports = Inbox(), Hooked()
+        async with b.queue("jobs").consume(inbox), eventbus.connect(uri, namespace=b.namespace) as a:
+            for number in range(50):
+                await a.queue("jobs").send("n", number)
+        assert sorted(inbox.data) == list(range(50))
+        async with eventbus.connect(uri, namespace=b.namespace, close_timeout=DEADLINE) as a:
+            a.on_undeliverable(reports)
+            ids = [await a.queue("none").send("n", number) for number in range(3)]
+        assert [(fate.id, fate.reason) for fate in reports] == [(id, "bus closed") for id in ids]
+
+
+async def test_consumers_of_a_bus_that_closes_take_only_its_own_events(uri: str) -> None:
+    async with buses(uri, 2) as (a, c):
+        desk, elsewhere = Desk(), Inbox()
+        async with tasks() as group, eventbus.connect(uri, namespace=a.namespace, close_timeout=DEADLINE) as b:
+            await b.queue("jobs").consume(desk).open()
+            await b.queue("jobs").send("n", 0)
+            await until(lambda: bool(desk.begun))
+            await a.queue("jobs").send("n", -1)
+            await until(lambda: _refused(b) == ["n0"])
+            for number in range(1, 5):
+                await b.queue("jobs").send("n", number)
+
+            async def closing() -> None:
+                await until(lambda: b.state == "closed")
+                await c.queue("jobs").send("n", -2)
+                desk.permit(5)
+
+            group.start_soon(closing)
+        assert [event.data for event in desk.done] == list(range(5))
+        async with c.queue("jobs").consume(elsewhere):
+            await empty(a, c)
+        assert sorted(elsewhere.data) == [-2, -1]
+        assert a.stats().redelivered == c.stats().redelivered == 0
+
+
+async def test_an_event_that_its_consumer_cannot_decode_is_reported(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as one of a newer version; the consumer goes on with the next events, also with those of other nodes."""
+
+    def encode(event: Event) -> bytes:
+        return b"\xc0" if event.type == "newer" else encode_event(event)
+
+    monkeypatch.setattr(queues, "encode_event", encode)
+    monkeypatch.setattr(work_queue, "FIND_EVERY", 2 * DEADLINE)
+    async with buses(uri, 3) as (a, b, c):
+        desk, reports, errors = Desk(), Hooked(), Hooked()
+        b.on_undeliverable(reports)
+        c.on_error(errors)
+        async with c.queue("jobs").consume(desk):
+            await a.queue("jobs").send("n", 0)
+            await until(lambda: bool(desk.begun))
+            id = await b.queue("jobs").send("newer", 1)
+            await until(lambda: _refused(c) == ["n1"])
+            await c.queue("jobs").send("n", 2)
+            await until(lambda: _refused(c) == ["n1", "n2"])
+            desk.permit(3)
+            await until(lambda: len(desk.done) == 2)
+            await b.queue("jobs").send("n", 3)
+            await empty(a, b, c)
+        assert [(fate.id, fate.reason) for fate in reports] == [(id, "refused")]
+        assert sorted(event.data for event in desk.done) == [0, 2, 3]
+        assert [type(error) for _event, error in errors] == [eventbus.EventDataError]
+        assert b.stats().redelivered == 0
+
+
+async def test_a_consumer_whose_client_is_claimed_elsewhere_takes_nothing_more(uri: str) -> None:
+    async with buses(uri, 2) as (a, b):
+        inbox, other = Inbox(), Inbox()
+        consumer = await a.queue("jobs").consume(inbox).open()
+        async with b.client(consumer.name, handler=lambda _event: None):
+            await consumer.ended()
+            async with b.queue("jobs").consume(other):
+                await a.queue("jobs").send("n", 1)
+                await other.got(1)
+                await empty(a)
+        assert (inbox.data, a.stats().redelivered) == ([], 0)
+
+
+async def test_a_consumer_whose_client_is_claimed_elsewhere_as_it_opens_takes_nothing(
+    uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that is retained subscribes after it was claimed; meanwhile its handle may end."""
+    async with buses(uri, 2, retain_clients={"queue/*": eventbus.Retention()}) as (a, b):
+        consumer = a.queue("jobs").consume(Inbox())
+        node, claimed, go_on = a._node, anyio.Event(), anyio.Event()
+        join = node.client_subscriptions.join
+
+        async def pause(held: HeldClient, pattern: str) -> None:
+            await join(held, pattern)
+            claimed.set()
+            await go_on.wait()
+
+        async def open() -> None:
+            with pytest.raises(eventbus.ClientTakenOver):
+                await consumer.open()
+
+        monkeypatch.setattr(node.client_subscriptions, "join", pause)
+        async with tasks() as group:
+            group.start_soon(open)
+            await claimed.wait()
+            async with b.client(consumer.name, handler=lambda _event: None):
+                await until(lambda: consumer.name not in node.ownership.clients)
+                go_on.set()
+        assert consumer.name not in node.consumers
+
+
+async def test_faults_of_the_caller_raise_at_once(uri: str) -> None:
+    async with buses(uri, 1) as (a,):
+        with pytest.raises(InvalidName, match="client"):
+            a.queue("no spaces")
+        for concurrency in (0, -1, 1.5, True, "2"):
+            with pytest.raises(OptionError, match="concurrency"):
+                a.queue("jobs").consume(Inbox(), concurrency=concurrency)  # type: ignore[arg-type]
+        with pytest.raises(InvalidName):
+            await a.queue("jobs").send("no spaces")
+        with pytest.raises(eventbus.EventDataError):
+            await a.queue("jobs").send("n", object())
+        jobs = a.queue("jobs")
+    with pytest.raises(BusClosed):
+        await jobs.send("n")
+    with pytest.raises(BusClosed):
+        await jobs.consume(Inbox()).open()
+
+
+async def test_queues_from_other_threads_and_loops(uri: str) -> None:
+    async with buses(uri, 1) as (a,):
+        inbox, seen, over = list[Event](), list[Event](), threading.Event()
+
+        def elsewhere() -> None:
+            async def use() -> None:
+                async with a.portal().queue("jobs").consume(inbox.append) as consumer:
+                    assert consumer.name.startswith("queue/jobs.")
+                    await a.portal().queue("jobs").send("n", 1)
+                    await anyio.to_thread.run_sync(over.wait)
+
+            anyio.run(use)
+
+        def blocking() -> None:
+            with eventbus.connect_blocking() as bus, bus.queue("jobs").consume(seen.append):
+                bus.queue("jobs").send("n", 2)
+
+        async with tasks() as group:
+            group.start_soon(anyio.to_thread.run_sync, elsewhere)
+            await until(lambda: [event.data for event in inbox] == [1])
+            over.set()
+            await anyio.to_thread.run_sync(blocking)
+            assert [event.data for event in seen] == [2]
+
+
+class _World:
+    """Nodes that send and consume; some of them crash."""
+
+    def __init__(self, uri: str, group: TaskGroup) -> None:
+        self.uri = uri
+        self.namespace = fresh_namespace()
+        self.handled: Counter[str] = Counter()
+        self.doubtful: set[str] = set()  # were with a consumer that crashed
+        self.sent: set[str] = set()
+        self._group = group
+        self._numbers = 0
+
+    async def add(self, concurrency: int) -> _Worker:
+        """Add a node with a consumer."""
+        worker = _Worker(self, concurrency)
+        await self._group.start(worker.run)
+        return worker
+
+
+class _Worker:
+    def __init__(self, world: _World, concurrency: int) -> None:
+        self._world = world
+        self._concurrency = concurrency
+        self._touched: set[str] = set()
+        self._end, self._ended, self._crash = anyio.Event(), anyio.Event(), anyio.Event()
+
+    async def run(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+        world = self._world
+        async with (
+            crashing(world.uri, namespace=world.namespace, lease=LEASE) as (bus, self._crash),
+            bus.queue("jobs").consume(self._handle, concurrency=self._concurrency),
+        ):
+            task_status.started()
+            await self._end.wait()
+        self._ended.set()
+
+    async def stop(self, *, crash: bool) -> None:
+        """Leave in good order, or crash."""
+        if crash:
+            self._world.doubtful |= self._touched
+            self._crash.set()
+        self._end.set()
+        await self._ended.wait()
+        if crash:
+            self._world.doubtful |= self._touched
+
+    async def _handle(self, event: Event) -> None:
+        self._touched.add(event.id)
+        await checkpoint()
+        self._world.handled[event.id] += 1
+
+
+STEPS = st.one_of(
+    st.tuples(st.just("send"), st.integers(0, 1), st.integers(1, 30)),
+    st.tuples(st.just("add"), st.sampled_from([1, 2, 16]), st.just(0)),
+    st.tuples(st.sampled_from(["leave", "crash"]), st.integers(0, 3), st.just(0)),
+)
+
+
+@settings(max_examples=10, deadline=None)
+@given(steps=st.lists(STEPS, min_size=4, max_size=12))
+async def test_every_event_is_handled_and_twice_only_if_a_consumer_died_with_it(
+    uri: str, steps: list[tuple[str, int, int]]
+) -> None:
+    """Consumers come, go and crash in the midst of their work; senders know nothing of it."""
+    async with anyio.create_task_group() as group:
+        world = _World(uri, group)
+        async with buses(uri, 2, namespace=world.namespace, lease=LEASE) as senders:
+            reports = Hooked()
+            for bus in senders:
+                bus.on_undeliverable(reports)
+            workers: list[_Worker] = []
+            for step, number, count in steps:
+                if step == "send":
+                    world.sent |= {await senders[number].queue("jobs").send("n", place) for place in range(count)}
+                elif step == "add":
+                    workers.append(await world.add(number))
+                elif workers:
+                    await workers.pop(number % len(workers)).stop(crash=step == "crash")
+            workers.append(await world.add(4))
+            await empty(*senders)
+            assert set(world.handled) == world.sent
+            assert {id for id, times in world.handled.items() if times > 1} <= world.doubtful
+            assert reports == []
+            for worker in workers:
+                await worker.stop(crash=False)

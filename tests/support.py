@@ -1,0 +1,71 @@
+"""What the tests of the whole bus share: buses to talk to, records of what came, deadlines."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from eventbus import Bus, Client, Event
+from eventbus_core.backend import TransportURI
+from eventbus_core.testing.hosts import Host, buses, fresh_namespace
+from eventbus_core.testing.inbox import Inbox, Reader, read
+from eventbus_core.testing.waiting import DEADLINE, tasks, until, within_deadline
+from eventbus_memory import MemoryTransport
+
+__all__ = (
+    "DEADLINE",
+    "Hooked",
+    "Host",
+    "Inbox",
+    "Reader",
+    "WithoutDirectory",
+    "buses",
+    "fence",
+    "fresh_namespace",
+    "read",
+    "take",
+    "tasks",
+    "until",
+)
+
+
+class WithoutDirectory(MemoryTransport):
+    """Keeps no record: the core finds clients by asking."""
+
+    def __init__(self, uri: TransportURI, node: str) -> None:
+        super().__init__(uri, node)
+        self.directory = None
+
+
+class Hooked(list[Any]):
+    """A hook function that keeps its arguments: the one, or the tuple of them."""
+
+    def __call__(self, *arguments: Any) -> None:
+        self.append(arguments[0] if len(arguments) == 1 else arguments)
+
+
+async def take(client: Client, count: int) -> list[Event]:
+    """Return the next *count* events of *client*."""
+    with within_deadline(f"{count} events came to {client.name!r}"):
+        return [await client.receive() for _ in range(count)]
+
+
+def unsettled(bus: Bus) -> bool:
+    """Return whether *bus* has taken in a frame of which not all events are handled."""
+    return any(incoming._open for incoming in bus._node.sessions._incoming.values())
+
+
+async def fence(senders: list[Bus], receivers: list[Bus]) -> None:
+    """
+    Return once all that *senders* have sent to the nodes *receivers* has arrived there.
+
+    What one node sends to another comes in order, so once a request is answered, nothing sent before it is in flight.
+    """
+    for receiver in receivers:
+
+        @receiver.on("fence.lowered")
+        async def answer(event: Event, receiver: Bus = receiver) -> None:
+            await receiver.reply(event)
+
+        for sender in senders:
+            await sender.request(receiver.address, "fence.lowered", timeout=DEADLINE)
+        receiver.off(answer)
