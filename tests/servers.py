@@ -17,6 +17,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
@@ -26,8 +27,11 @@ from typing import Self
 
 HOST = "127.0.0.1"
 OLDEST_MAJOR = 7  # the first with sharded pub/sub
-START_TIMEOUT = 10.0
-STOP_TIMEOUT = 10.0
+START_TIMEOUT = 60.0
+STOP_TIMEOUT = 60.0
+KEPT_PORTS = 200
+
+_kept_ports: deque[socket.socket] = deque()
 
 
 class ServerError(Exception):
@@ -81,21 +85,35 @@ def _usable(program: str) -> bool:
 
 def free_port() -> int:
     """
-    Return a port of loopback on which no program listens.
+    Return a port of loopback on which no program listens, and which no other call returns for a long time.
+
+    That holds for all processes of this machine: each keeps the UDP ports of the same number for those that it has
+    given out lately. So another test takes neither a port whose server has not started yet nor one whose server is
+    down for a while.
 
     It lies below the range from which systems take ports for outgoing connections: within it, a client that
     keeps trying to reach a server that is down can end up connected to itself.
     """
     for _ in range(1000):
         port = random.randrange(20_000, 32_000)
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((HOST, port))
-            except OSError:
-                continue
-            return port
+        kept = socket.socket(type=socket.SOCK_DGRAM)
+        try:
+            kept.bind((HOST, port))
+            _check_unused(port)
+        except OSError:
+            kept.close()
+            continue
+        _kept_ports.append(kept)
+        if len(_kept_ports) > KEPT_PORTS:
+            _kept_ports.popleft().close()
+        return port
     raise ServerError("no free port between 20000 and 32000")
+
+
+def _check_unused(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind((HOST, port))
 
 
 class RedisServer:

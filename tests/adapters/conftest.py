@@ -2,5 +2,4 @@
 
 import os
 
-os.environ.setdefault("EVENTBUS_TEST_DEADLINE", "60")  # programs with a framework start slowly
 collect_ignore_glob = [] if "EVENTBUS_ADAPTERS" in os.environ else ["test_*.py"]

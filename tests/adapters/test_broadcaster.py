@@ -12,6 +12,7 @@ from broadcaster import Event as Published
 
 import eventbus
 from eventbus_core.integrations.broadcaster import EventBusBackend
+from tests.support import DEADLINE
 
 pytestmark = pytest.mark.parametrize("anyio_backend", ["asyncio"])
 CHANNELS = ["chatroom", "room 1", "a.b.c", "*", ">", "", "ä/#?", "$sys", "x" * 300]
@@ -37,7 +38,7 @@ async def test_a_message_reaches_the_subscribers_of_its_channel_alone(
     async with two.subscribe(channel) as here, one.subscribe(channel) as there, two.subscribe("other") as other:
         await one.publish(channel, "hello")
         await one.publish("other", "last")
-        with anyio.fail_after(10):
+        with anyio.fail_after(DEADLINE):
             assert await here.get() == await there.get() == Published(channel, "hello")
             assert await other.get() == Published("other", "last")
 
@@ -47,7 +48,7 @@ async def test_a_message_arrives_as_what_it_was(servers: tuple[Broadcast, Broadc
     one, two = servers
     async with two.subscribe("chatroom") as subscriber:
         await one.publish("chatroom", message)
-        with anyio.fail_after(10):
+        with anyio.fail_after(DEADLINE):
             assert (await subscriber.get()).message == message
 
 
@@ -57,7 +58,7 @@ async def test_messages_arrive_in_order(servers: tuple[Broadcast, Broadcast]) ->
         numbers = [str(number) for number in range(500)]
         for number in numbers:
             await one.publish("chatroom", number)
-        with anyio.fail_after(10):
+        with anyio.fail_after(DEADLINE):
             assert [(await subscriber.get()).message for _ in numbers] == numbers
 
 
@@ -67,7 +68,7 @@ async def test_nothing_arrives_after_the_last_subscriber_has_left(servers: tuple
         await one.publish("chatroom", "missed")
     async with two.subscribe("chatroom") as subscriber, two.subscribe("other"):
         await one.publish("chatroom", "second")
-        with anyio.fail_after(10):
+        with anyio.fail_after(DEADLINE):
             while (event := await subscriber.get()).message != "second":
                 assert event.message == "missed"  # it was still on its way when the channel was subscribed to again
 
@@ -76,7 +77,7 @@ async def test_a_bus_that_was_given_stays_open(uri: str) -> None:
     async with eventbus.connect(uri) as bus:
         async with Broadcast(backend=EventBusBackend(bus)) as broadcast, broadcast.subscribe("chatroom") as subscriber:
             await bus.publish("broadcaster.chatroom", "from elsewhere")
-            with anyio.fail_after(10):
+            with anyio.fail_after(DEADLINE):
                 assert await subscriber.get() == Published("chatroom", "from elsewhere")
         assert bus.state == "open"
 
@@ -86,7 +87,7 @@ async def test_it_connects_again(uri: str) -> None:
     for _ in range(2):
         async with broadcast, broadcast.subscribe("chatroom") as subscriber:
             await broadcast.publish("chatroom", "hello")
-            with anyio.fail_after(10):
+            with anyio.fail_after(DEADLINE):
                 assert (await subscriber.get()).message == "hello"
 
 

@@ -22,6 +22,7 @@ from websockets.asyncio.client import connect
 
 from eventbus_core.testing import until
 from tests.servers import HOST, free_port
+from tests.support import DEADLINE
 
 FOLDER: Final = Path(__file__).parents[2] / "examples" / "frameworks"
 
@@ -84,7 +85,7 @@ async def serving(*ports: int) -> None:
 async def test_what_one_browser_says_another_hears_on_the_other_server(servers: list[int]) -> None:
     await serving(*servers)
     one, two = servers
-    with anyio.fail_after(20):
+    with anyio.fail_after(DEADLINE):
         async with connect(f"ws://{HOST}:{one}/") as here, connect(f"ws://{HOST}:{two}/") as there:
             assert await here.recv() == await there.recv() == "you are in"
             await here.send("hello")
@@ -109,7 +110,7 @@ async def test_socketio_clients_of_two_servers_share_a_room(servers: list[int]) 
 async def test_a_change_on_one_replica_is_told_by_the_other(servers: list[int]) -> None:
     await serving(*servers)
     one, two = servers
-    with anyio.fail_after(20):
+    with anyio.fail_after(DEADLINE):
         async with (
             Client(f"http://{HOST}:{one}/mcp") as here,
             Client(f"http://{HOST}:{two}/mcp") as there,

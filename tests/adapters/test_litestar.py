@@ -15,6 +15,7 @@ from litestar.testing import TestClient
 
 import eventbus
 from eventbus_core.integrations.litestar import EventBusChannelsBackend
+from tests.support import DEADLINE
 
 
 @pytest.fixture(params=["memory", "redis"])
@@ -38,7 +39,7 @@ async def backend(uri: str) -> AsyncIterator[EventBusChannelsBackend]:
 
 async def received(backend: EventBusChannelsBackend, count: int) -> list[tuple[str, bytes]]:
     found: list[tuple[str, bytes]] = []
-    with anyio.fail_after(10):
+    with anyio.fail_after(DEADLINE):
         async for item in backend.stream_events():
             found.append(item)
             if len(found) == count:
@@ -140,4 +141,4 @@ def test_websockets_of_two_servers_share_a_channel(redis_uri: str) -> None:
         while not (one.get("/ready").json() and two.get("/ready").json()):
             assert monotonic() < end, "the websockets are not subscribed"
         one.post("/say").raise_for_status()
-        assert here.receive_text(timeout=20) == there.receive_text(timeout=20) == "hello"
+        assert here.receive_text(timeout=DEADLINE) == there.receive_text(timeout=DEADLINE) == "hello"

@@ -32,6 +32,7 @@ import eventbus
 from eventbus_core.integrations.starlette import ClientEventStream, get_bus, lifespan, serve_websocket
 from eventbus_core.testing import until
 from tests.servers import HOST, free_port
+from tests.support import DEADLINE
 
 FOLDER: Final = Path(__file__).parents[2] / "examples" / "frameworks"
 ROOM: Final = "room.1"
@@ -111,7 +112,7 @@ async def site() -> AsyncIterator[Site]:
 
 async def code_of(browser: ClientConnection) -> int | None:
     """Return the code with which the server closes, after all that it sends before."""
-    with anyio.fail_after(10):
+    with anyio.fail_after(DEADLINE):
         try:
             while True:
                 await browser.recv()
@@ -135,7 +136,7 @@ async def test_browsers_share_a_room(site: Site) -> None:
         await subscribed(site, "bob")
         await alice.send("hi")
         await bob.send(b"\x00\xff".hex())
-        with anyio.fail_after(10):
+        with anyio.fail_after(DEADLINE):
             assert json.loads(await bob.recv()) == {"type": ROOM, "source": "alice", "data": "hi"}
 
 
@@ -153,7 +154,7 @@ async def test_a_browser_that_comes_back_has_missed_nothing(site: Site) -> None:
     for number in range(3):
         await site.bus.send("alice", "number", number)
     async with site.browser("alice") as alice:
-        with anyio.fail_after(10):
+        with anyio.fail_after(DEADLINE):
             assert [json.loads(await alice.recv())["data"] for _ in range(3)] == [0, 1, 2]
 
 
@@ -197,7 +198,7 @@ async def test_a_drain_sends_browsers_elsewhere_and_says_when() -> None:
             await site.bus.drain(0)
             assert await code_of(alice) == 1012
             assert re.fullmatch(r"retry-after=[01]\.\d{3}", alice.close_reason or "")
-            with anyio.fail_after(10):
+            with anyio.fail_after(DEADLINE):
                 lines = [line async for line in stream.aiter_lines()]
         assert re.fullmatch(r"retry: \d+", next(line for line in lines if line.startswith("retry")))
         async with site.browser("carol") as carol:
@@ -262,7 +263,7 @@ async def test_a_stream_resumes_a_retained_topic() -> None:
 
 
 async def until_line(lines: AsyncIterator[str], prefix: str) -> str:
-    with anyio.fail_after(10):
+    with anyio.fail_after(DEADLINE):
         async for line in lines:
             if line.startswith(prefix):
                 return line.removeprefix(prefix).strip()
@@ -320,7 +321,7 @@ async def test_three_workers_are_one_chat(workers: int) -> None:
             await until(partial(_told, http, name), f"{name} is connected")
         await browsers[0].send("hello")
         for browser in browsers:
-            with anyio.fail_after(10):
+            with anyio.fail_after(DEADLINE):
                 while json.loads(await browser.recv())["data"] != "hello":
                     pass
         for browser in browsers:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import eventbus
 from eventbus import ClientNotFound, ConfigurationError, EventDataError, EventTooLarge, InvalidName, OptionError
-from tests.support import Inbox, buses, fence, take
+from tests.support import DEADLINE, Inbox, buses, fence, take
 
 BAD_TOPICS = (
     "",
@@ -300,7 +300,7 @@ async def test_g11_patterns_made_to_match_slowly_match_in_time(uri: str) -> None
             bus.on(".".join("a" if bit == "0" else "*" for bit in bits))(inbox)
         bus.on("*." * 100 + ">")(inbox)
         await bus.ready()
-        with anyio.fail_after(5):
+        with anyio.fail_after(DEADLINE):
             for _ in range(3):
                 await bus.emit("a." * 125 + "a")
                 await bus.emit("a." * 125 + "b")

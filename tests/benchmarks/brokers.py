@@ -186,7 +186,7 @@ def _nats() -> Iterator[_Nats]:
 
 
 def _once_up(process: subprocess.Popen[bytes], port: int, monitor: int) -> _Nats:
-    deadline = monotonic() + 10
+    deadline = monotonic() + 60
     while True:
         try:
             return _Nats(process, port, monitor)

@@ -16,6 +16,7 @@ from eventbus import register
 from eventbus_core.backend import ALL_NODES, Frame, Interrupted, Partition, TransportURI
 from eventbus_core.testing import BackendSuite, waiting
 from eventbus_memory import MemoryTransport
+from tests.conformance.test_mutants import SHORT_DEADLINE
 from tests.sharded_memory import Sharded
 
 RESTARTED = Frame(ALL_NODES, b"the broker restarted")
@@ -78,7 +79,6 @@ class SaysInterruptedTooEarly(Restarting):
 def test_a_backend_that_says_interrupted_too_early_fails(
     transport: type[Restarting], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(waiting, "DEADLINE", 0.5)
     monkeypatch.setattr(transport, "opened", [])
     register("mutant", transport)
     test = BackendSuite().test_g10_interrupted_comes_after_the_subscription_is_back
@@ -86,6 +86,7 @@ def test_a_backend_that_says_interrupted_too_early_fails(
     if transport is Restarting:
         anyio.run(check)
     else:
+        monkeypatch.setattr(waiting, "DEADLINE", SHORT_DEADLINE)
         with pytest.raises(AssertionError, match=r"(?s)^.*broken: G10 \("):
             anyio.run(check)
 
@@ -146,12 +147,12 @@ class HangsForGood(Hanging):
 def test_a_backend_that_hangs_with_its_broker_fails(
     transport: type[Hanging], test: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(waiting, "DEADLINE", 0.5)
     monkeypatch.setattr(Hanging, "opened", [])
     register("mutant", transport)
     check = partial(getattr(BackendSuite(), f"test_{test}"), uri="mutant://conformance", freeze=transport.freeze)
     fails = {ClosesOnlyWhenAnswered: "g9_", HangsForGood: "g10"}
     if test[:3] == fails.get(transport):
+        monkeypatch.setattr(waiting, "DEADLINE", SHORT_DEADLINE)
         with pytest.raises(AssertionError, match=rf"(?s)^.*broken: {test.split('_')[0].upper()} \("):
             anyio.run(check)
     else:
@@ -172,7 +173,6 @@ class InterruptsOneServer(Restarting):
 def test_a_backend_that_names_too_few_partitions_fails(
     transport: type[Restarting], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(waiting, "DEADLINE", 0.5)
     monkeypatch.setattr(transport, "opened", [])
     register("mutant", transport)
     test = BackendSuite().test_g10_interrupted_names_every_partition_that_lost_frames
@@ -180,6 +180,7 @@ def test_a_backend_that_names_too_few_partitions_fails(
     if transport is Restarting:
         anyio.run(check)
     else:
+        monkeypatch.setattr(waiting, "DEADLINE", SHORT_DEADLINE)
         with pytest.raises(AssertionError, match=r"(?s)^.*broken: G10 \("):
             anyio.run(check)
 
@@ -208,12 +209,12 @@ class InterruptsAll(Sharded):
 
 @pytest.mark.parametrize("transport", [Sharded, PublishesOneAfterTheOther, InterruptsAll])
 def test_a_backend_that_hangs_with_one_server_fails(transport: type[Sharded], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(waiting, "DEADLINE", 0.5)
     register("mutant", transport)
     test = BackendSuite().test_g10_a_server_that_hangs_stalls_its_own_partitions_only
     check = partial(test, uri="mutant://conformance", freeze_one=transport.freeze_one)
     if transport is Sharded:
         anyio.run(check)
     else:
+        monkeypatch.setattr(waiting, "DEADLINE", SHORT_DEADLINE)
         with pytest.raises(AssertionError, match=r"(?s)^.*broken: G10 \("):
             anyio.run(check)

@@ -12,7 +12,7 @@ from eventbus_core.backend import Terms, TransportURI
 from eventbus_core.testing import BackendSuite, waiting
 from eventbus_core.testing.simulation.streams import Streams
 from eventbus_memory.directory import MemoryDirectory
-from tests.conformance.test_mutants import LosesTheLastOfABurst, run, with_directory
+from tests.conformance.test_mutants import SHORT_DEADLINE, LosesTheLastOfABurst, run, with_directory
 
 
 def test_an_exception_that_does_not_come_names_the_guarantee() -> None:
@@ -27,7 +27,7 @@ def test_an_exception_that_does_not_come_names_the_guarantee() -> None:
 
 
 def test_missing_frames_are_counted_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(waiting, "DEADLINE", 0.5)
+    monkeypatch.setattr(waiting, "DEADLINE", SHORT_DEADLINE)
     register("mutant", LosesTheLastOfABurst)
     with pytest.raises(AssertionError, match=r"199 of 200 came, missing are b'0-199'"):
         run("test_g10_bursts_arrive_whole", "mutant://conformance")

@@ -17,6 +17,7 @@ from eventbus_core.testing import BackendSuite, waiting
 from eventbus_memory import MemoryTransport
 from eventbus_memory.history import MemoryHistory
 from eventbus_memory.stream import Stream
+from tests.conformance.test_mutants import SHORT_DEADLINE
 
 
 class LosesAnAppendAndUsesItsNumber(MemoryHistory):
@@ -146,7 +147,7 @@ def with_history(history: type[MemoryHistory], opened: list[MemoryTransport] | N
 def test_a_broken_history_fails_by_the_name_of_the_guarantee(
     broken: type[MemoryHistory], test: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(waiting, "DEADLINE", 1.0)
+    monkeypatch.setattr(waiting, "DEADLINE", SHORT_DEADLINE)
     register("mutant", with_history(broken))
     guarantee = test.split("_")[1].upper()
     with pytest.raises(AssertionError, match=rf"(?s)^.*broken: {guarantee} \("):
@@ -164,7 +165,6 @@ def test_a_history_whose_offsets_come_again_is_caught(epoch: str, monkeypatch: p
         if epoch == "kept":
             streams["s"] = Stream(top._replace(offset=0), ends=inf)
 
-    monkeypatch.setattr(waiting, "DEADLINE", 1.0)
     register("mutant", with_history(MemoryHistory, opened))
     check = partial(
         BackendSuite().test_g13_no_offset_comes_again_after_a_restart, uri="mutant://conformance", restart=restart
@@ -172,6 +172,7 @@ def test_a_history_whose_offsets_come_again_is_caught(epoch: str, monkeypatch: p
     if epoch == "another":
         anyio.run(check)
     else:
+        monkeypatch.setattr(waiting, "DEADLINE", SHORT_DEADLINE)
         with pytest.raises(AssertionError, match=r"(?s)^.*broken: G13 \("):
             anyio.run(check)
 

@@ -17,9 +17,13 @@ from anyio.lowlevel import checkpoint
 from eventbus import register
 from eventbus_core.backend import Claim, Frame, Interrupted, Node, Owner, Partition, Terms, TransportURI
 from eventbus_core.testing import BackendSuite, waiting
+from eventbus_core.testing.suite.directory_suite import BRIEF_LEASE
 from eventbus_memory import MemoryTransport
 from eventbus_memory.directory import MemoryDirectory
 from tests.sharded_memory import Sharded
+
+SHORT_DEADLINE = BRIEF_LEASE + 0.5
+"""Seconds until a test gives up that shall fail; those that shall pass have the usual deadline."""
 
 
 class DeliversTwice(MemoryTransport):
@@ -308,7 +312,7 @@ def with_directory(directory: type[MemoryDirectory]) -> type[MemoryTransport]:
 def test_a_broken_backend_fails_by_the_name_of_the_guarantee(
     broken: type[MemoryTransport] | type[MemoryDirectory], guarantee: str, test: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(waiting, "DEADLINE", 0.5)
+    monkeypatch.setattr(waiting, "DEADLINE", SHORT_DEADLINE)
     transport = broken if issubclass(broken, MemoryTransport) else with_directory(broken)
     register("mutant", transport)
     with pytest.raises(AssertionError, match=rf"(?s)^.*broken: {guarantee} \("):
@@ -358,13 +362,13 @@ def test_a_backend_that_declares_to_be_durable_is_held_to_it(keeps: bool, monkey
             for transport in opened:
                 transport._frames.clear()
 
-    monkeypatch.setattr(waiting, "DEADLINE", 0.5)
     register("mutant", Durable)
     test = BackendSuite().test_g10_a_durable_frame_outlives_the_broker
     check = partial(test, uri="mutant://conformance", restart=restart)
     if keeps:
         anyio.run(check)
     else:
+        monkeypatch.setattr(waiting, "DEADLINE", SHORT_DEADLINE)
         with pytest.raises(AssertionError, match=r"(?s)^.*broken: G10 \("):
             anyio.run(check)
 

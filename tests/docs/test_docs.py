@@ -162,7 +162,7 @@ async def run_fragment(block: Block, text: str) -> None:
     code = compile("\n" * block.line + text, block.page, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
     async with surroundings() as names:
         endless = block.marker.endswith("endless")
-        with anyio.move_on_after(0.3 if endless else 10.0) as scope:
+        with anyio.move_on_after(0.3 if endless else TIMEOUT) as scope:
             waits = FunctionType(code, names)()
             if waits is not None:
                 await waits

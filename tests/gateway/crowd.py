@@ -56,7 +56,7 @@ class Guest:
             hint = 0.0
             try:
                 url = f"{self._home.ws}/ws/{self.workspace}/{self.name}?away=0"
-                async with connect(url, max_queue=None, compression=None, open_timeout=20) as socket:
+                async with connect(url, max_queue=None, compression=None, open_timeout=60) as socket:
                     await self._read(socket, expected)
             except ConnectionClosed as error:
                 code, reason = (error.rcvd.code, error.rcvd.reason) if error.rcvd else (1006, "")

@@ -81,7 +81,7 @@ def served(name: str, folder: Path, **changes: str) -> Iterator[str]:
 
 def post(url: str) -> Any:
     request = urllib.request.Request(url, method="POST")  # noqa: S310
-    with urllib.request.urlopen(request, timeout=20) as answer:  # noqa: S310
+    with urllib.request.urlopen(request, timeout=DEADLINE) as answer:  # noqa: S310
         return json.load(answer)
 
 
@@ -99,9 +99,9 @@ def test_fastapi_holds_a_client_per_websocket(tmp_path: Path) -> None:
         assert post(f"http://{place}/tell/alice?text=hi") == {"sent": False}
         with connect(f"ws://{place}/ws/alice") as socket:
             socket.send("me")
-            assert json.loads(socket.recv(timeout=20)) == {"from": "acme/alice", "data": "me"}
+            assert json.loads(socket.recv(timeout=DEADLINE)) == {"from": "acme/alice", "data": "me"}
             assert post(f"http://{place}/tell/alice?text=hi") == {"sent": True}
-            assert json.loads(socket.recv(timeout=20))["data"] == "hi"
+            assert json.loads(socket.recv(timeout=DEADLINE))["data"] == "hi"
 
 
 @needs_fastapi
@@ -111,14 +111,14 @@ def test_a_second_tab_takes_the_client_and_the_first_is_told_not_to_come_back(tm
 
     with served("api.py", tmp_path) as place, connect(f"ws://{place}/ws/alice") as first:
         first.send("me")
-        first.recv(timeout=20)
+        first.recv(timeout=DEADLINE)
         with connect(f"ws://{place}/ws/alice") as second:
             with pytest.raises(ConnectionClosed) as caught:
-                first.recv(timeout=20)
+                first.recv(timeout=DEADLINE)
             assert caught.value.rcvd is not None
             assert (caught.value.rcvd.code, caught.value.rcvd.reason) == (4001, "connected elsewhere")
             assert post(f"http://{place}/tell/alice?text=hi") == {"sent": True}
-            assert json.loads(second.recv(timeout=20))["data"] == "hi"
+            assert json.loads(second.recv(timeout=DEADLINE))["data"] == "hi"
 
 
 @needs_fastapi
@@ -157,7 +157,7 @@ def test_a_websocket_that_breaks_while_it_is_written_to_logs_nothing(tmp_path: P
         for abrupt in (True, False) * 3:
             with connect(f"ws://{place}/ws/alice") as client:
                 client.send("me")
-                client.recv(timeout=20)
+                client.recv(timeout=DEADLINE)
                 for _ in range(20):
                     client.send("x" * 10_000)  # each is written back
                 if abrupt:
@@ -170,7 +170,7 @@ def test_server_sent_events_reach_the_page_and_its_end_releases_the_client(tmp_p
     with served("sse.py", tmp_path, **{"linger=30.0": "linger=0.0"}) as place:
         tell = f"http://{place}/tell/alice?text=hi"
         assert post(tell) == {"sent": False}
-        with urllib.request.urlopen(f"http://{place}/events/alice", timeout=20) as stream:
+        with urllib.request.urlopen(f"http://{place}/events/alice", timeout=DEADLINE) as stream:
             assert stream.headers["Content-Type"].startswith("text/event-stream")
             assert [stream.readline(), stream.readline()] == [b": connected\n", b"\n"]
             assert post(tell) == {"sent": True}
@@ -181,9 +181,12 @@ def test_server_sent_events_reach_the_page_and_its_end_releases_the_client(tmp_p
 def test_a_second_page_of_server_sent_events_ends_the_first(tmp_path: Path) -> None:
     with served("sse.py", tmp_path) as place:
         with pytest.raises(urllib.error.HTTPError, match="404"):
-            urllib.request.urlopen(f"http://{place}/events/a%20b", timeout=20)
+            urllib.request.urlopen(f"http://{place}/events/a%20b", timeout=DEADLINE)
         url = f"http://{place}/events/alice"
-        with urllib.request.urlopen(url, timeout=20) as first, urllib.request.urlopen(url, timeout=20) as second:
+        with (
+            urllib.request.urlopen(url, timeout=DEADLINE) as first,
+            urllib.request.urlopen(url, timeout=DEADLINE) as second,
+        ):
             assert first.read() == b": connected\n\n"
             assert post(f"http://{place}/tell/alice?text=hi") == {"sent": True}
             assert [second.readline() for _ in range(3)][-1] == b"event: message\n"
@@ -194,7 +197,7 @@ def test_a_page_of_a_room_resumes_after_the_last_event_that_it_got(tmp_path: Pat
 
     def lines(since: str, count: int) -> list[str]:
         request = urllib.request.Request(f"http://{place}/rooms/42", headers={"Last-Event-ID": since} if since else {})
-        with urllib.request.urlopen(request, timeout=20) as stream:  # noqa: S310
+        with urllib.request.urlopen(request, timeout=DEADLINE) as stream:  # noqa: S310
             return [stream.readline().decode().rstrip("\n") for _ in range(count)]
 
     with served("rooms.py", tmp_path) as place:
@@ -214,7 +217,7 @@ def test_a_websocket_and_a_phone_resume_after_the_last_event_that_they_got(tmp_p
     from websockets.sync.client import connect
 
     def fetched(since: str) -> dict[str, Any]:
-        with urllib.request.urlopen(f"http://{place}/rooms/42?since={since}", timeout=20) as answer:
+        with urllib.request.urlopen(f"http://{place}/rooms/42?since={since}", timeout=DEADLINE) as answer:
             found: dict[str, Any] = json.load(answer)
             return found
 
@@ -222,25 +225,25 @@ def test_a_websocket_and_a_phone_resume_after_the_last_event_that_they_got(tmp_p
         phone = fetched("")
         assert (phone["events"], phone["missed"], phone["gap"]) == ([], 0, None)
         with connect(f"ws://{place}/rooms/42?since=") as page:
-            begun = json.loads(page.recv(timeout=20))["position"]
+            begun = json.loads(page.recv(timeout=DEADLINE))["position"]
             for text in ("one", "two", "three"):
                 page.send(text)
-            events = [json.loads(page.recv(timeout=20)) for _ in range(3)]
+            events = [json.loads(page.recv(timeout=DEADLINE)) for _ in range(3)]
             assert [event["data"] for event in events] == ["one", "two", "three"]
         for since, texts in ((begun, ["one", "two", "three"]), (events[1]["position"], ["three"])):
             with connect(f"ws://{place}/rooms/42?since={since}") as page:
-                first = json.loads(page.recv(timeout=20))
+                first = json.loads(page.recv(timeout=DEADLINE))
                 assert (first["missed"], first["gap"], first.get("position")) == (0, None, None)
-                assert [json.loads(page.recv(timeout=20))["data"] for _ in texts] == texts
+                assert [json.loads(page.recv(timeout=DEADLINE))["data"] for _ in texts] == texts
         phone = fetched(phone["position"])
         assert [event["data"] for event in phone["events"]] == ["one", "two", "three"]
         assert fetched(phone["position"])["events"] == []
         with connect(f"ws://{place}/rooms/42?since={phone['position']}") as page:
-            page.recv(timeout=20)
+            page.recv(timeout=DEADLINE)
             for number in range(7):
                 page.send(f"{number}")
             for _ in range(7):
-                page.recv(timeout=20)
+                page.recv(timeout=DEADLINE)
         late = fetched(phone["position"])
         assert (late["missed"], late["gap"]) == (2, "trimmed")
         assert [event["data"] for event in late["events"]] == ["2", "3", "4", "5", "6"]
@@ -274,7 +277,7 @@ def test_each_worker_of_gunicorn_is_a_node_of_its_own_and_leaves_when_it_stops(r
             answered: set[str] = set()
 
             def ask() -> bool:
-                with urllib.request.urlopen(f"http://{HOST}:{port}/cats", timeout=20) as answer:
+                with urllib.request.urlopen(f"http://{HOST}:{port}/cats", timeout=DEADLINE) as answer:
                     answered.add(json.load(answer)["node"])
                 return len(answered) == 2
 

@@ -16,7 +16,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 import eventbus
 from eventbus_core.integrations.otel import traced
 
-TIMEOUT = 10.0
+TIMEOUT = 60.0
 
 
 class Spans:

@@ -26,7 +26,7 @@ from eventbus_core.observability.rejections import LOG_EVERY, Rejections
 from eventbus_core.session.protocol import GRANT, MISSING, NOT_KEPT, RECEIVER_LEFT, WHERE
 from eventbus_core.session.wire import Header, Note, SessionPosition, pack
 from tests.fuzz.mutation import Mutator, forged
-from tests.support import Inbox, buses, fence, fresh_namespace, until
+from tests.support import DEADLINE, Inbox, buses, fence, fresh_namespace, until
 
 HEADER = Header("", "n1", 0, 7, "all", 1, 0, 0)
 KINDS = ("malformed", "truncated", "checksum", "version", "foreign", "oversized", "left", "stale", "own event")
@@ -327,7 +327,7 @@ async def test_g12_a_long_name_costs_no_more_than_its_bytes() -> None:
         await fence([b], [a])
         await outsider.write("all", *[outsider.frame(event("a." * 1_000_000 + "a", target="*"))] * 5)
         await outsider.write("n:n0", outsider.frame(event(target="x" * 1_000_000), partition="n:n0"))
-        with anyio.fail_after(5):
+        with anyio.fail_after(DEADLINE):
             await fence([b], [a])
         assert len(inbox) == 0
 

@@ -12,6 +12,7 @@ import pytest
 import eventbus
 from eventbus_core.backend import Capabilities, Frame, TransportURI
 from eventbus_memory import MemoryTransport
+from tests.support import DEADLINE
 
 LONGEST = "c" * 250
 
@@ -57,7 +58,7 @@ async def test_every_frame_fits_the_transport(small: str) -> None:
         async with anyio.create_task_group() as tasks:
             for handle in handles:
                 tasks.start_soon(handle.__aenter__)
-        with anyio.fail_after(20):
+        with anyio.fail_after(DEADLINE):
             for number in range(500):
                 await a.send(names[0], "t" * 255, number)
             for _ in range(10):

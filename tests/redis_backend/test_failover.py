@@ -17,7 +17,7 @@ from eventbus_redis.options import RedisOptions
 from eventbus_redis.server import Server
 from tests.redis_backend.support import TERMS, Relay, directory_of, interruptions, run, transport
 from tests.servers import HOST, RedisServer
-from tests.support import until
+from tests.support import DEADLINE, until
 
 pytestmark = pytest.mark.redis
 
@@ -120,7 +120,7 @@ async def test_a_replica_that_comes_later_is_noticed(redis_server: RedisServer, 
         run(redis_server, "CONFIG", "SET", "repl-diskless-sync-delay", 0)
         with RedisServer(tmp_path, "--replicaof", f"{HOST} {redis_server.port}") as replica:
             await synchronised(replica)
-            with anyio.fail_after(20):
+            with anyio.fail_after(DEADLINE):
                 while True:
                     before = replicated(redis_server)
                     assert await opened.publish([Frame(LANE, bytes(10_000))]) == [1]

@@ -18,7 +18,7 @@ from eventbus_redis.server import Server
 from tests.redis_backend.support import TERMS, directory_of, interruptions, run
 from tests.sentinels import SERVICE, Service
 from tests.servers import HOST, RedisServer, free_port
-from tests.support import until
+from tests.support import DEADLINE, until
 
 pytestmark = pytest.mark.redis
 
@@ -80,7 +80,7 @@ async def test_a_server_that_keeps_no_script_is_an_error(service: Service, monke
     async with opened(service.uri) as (transport, _):
         run(service.primary, "SCRIPT", "FLUSH")
         monkeypatch.setattr(transport._line, "_script", other)
-        with anyio.fail_after(10), pytest.raises(EventBusError, match="NOSCRIPT"):
+        with anyio.fail_after(DEADLINE), pytest.raises(EventBusError, match="NOSCRIPT"):
             await transport.publish([Frame(LANE, b"1")])
 
 
@@ -92,7 +92,7 @@ async def test_nobody_waits_for_sentinels_that_are_not_followed_any_more(
 
     never, cut_off, broken = sentinels(), sentinels(), sentinels()
     await never.aclose()
-    with anyio.fail_after(10):
+    with anyio.fail_after(DEADLINE):
         for _ in range(2):
             with pytest.raises(TransportUnavailable, match="not followed any more: closed"):
                 await never.primary()

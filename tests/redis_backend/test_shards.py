@@ -21,7 +21,7 @@ from eventbus_redis import RedisShardsTransport
 from eventbus_redis.shards.placement import Placement
 from tests.servers import HOST
 from tests.shards import Shards
-from tests.support import Hooked, Inbox, buses, fresh_namespace, until
+from tests.support import DEADLINE, Hooked, Inbox, buses, fresh_namespace, until
 
 asyncio_only = pytest.mark.parametrize("anyio_backend", ["asyncio"])
 TOPICS = [f"t{number}" for number in range(100)]
@@ -135,7 +135,7 @@ async def test_receive_ends_if_the_lines_end_while_an_item_is_taken(shards: Shar
         await opened.join([ALL_NODES])
         await opened.publish([Frame(ALL_NODES, b"1")])
         readers: list[asyncio.Task[object]] = []
-        with anyio.fail_after(10):
+        with anyio.fail_after(DEADLINE):
             async for _ in opened.receive():
                 readers = [task for task in asyncio.all_tasks() if "._read" in repr(task.get_coro())]
                 await opened.aclose()

@@ -16,7 +16,7 @@ from eventbus_core.testing.waiting import within_deadline
 from eventbus_memory import MemoryTransport
 from tests.redis_backend.support import run
 from tests.servers import RedisServer
-from tests.support import Inbox, buses, tasks, until
+from tests.support import DEADLINE, Inbox, buses, tasks, until
 
 pytestmark = pytest.mark.parametrize("anyio_backend", ["asyncio"])
 
@@ -127,7 +127,7 @@ async def test_a_bus_whose_handler_needs_a_refused_lane_does_not_open(selective:
     selective.partitions = frozenset([NEWS])
     bus = eventbus.connect("selective://x")
     bus.on("news.x")(Inbox())
-    with anyio.fail_after(10), pytest.raises(PartitionRefused, match=r"no right to l:"):
+    with anyio.fail_after(DEADLINE), pytest.raises(PartitionRefused, match=r"no right to l:"):
         await bus.__aenter__()
 
 
@@ -135,7 +135,7 @@ async def test_a_refusal_that_names_no_lane_is_told_to_every_subscriber(selectiv
     async with buses("selective://x") as (_, b), b.client("bob") as client:
         selective.error = ConfigurationError("SUBSCRIBE is renamed")
         for topic in ("news.x", "chat.y"):
-            with anyio.fail_after(10), pytest.raises(ConfigurationError, match="SUBSCRIBE is renamed"):
+            with anyio.fail_after(DEADLINE), pytest.raises(ConfigurationError, match="SUBSCRIBE is renamed"):
                 await client.subscribe(topic)
 
 
@@ -143,7 +143,7 @@ async def test_a_lane_without_a_right_at_redis_is_refused_and_the_rest_works(red
     channels = ("&*:n:*", "&*:p:*", "&*:all", f"&*:{CHAT}")
     run(redis_server, "ACL", "SETUSER", "app", "on", ">secret", "~*", "resetchannels", *channels, "+@all")
     async with buses(redis_server.uri.replace("//", "//app:secret@")) as (a, b), b.client("bob") as client:
-        with anyio.fail_after(10), pytest.raises(ConfigurationError, match=f"cannot subscribe to .*{NEWS}"):
+        with anyio.fail_after(DEADLINE), pytest.raises(ConfigurationError, match=f"cannot subscribe to .*{NEWS}"):
             await client.subscribe("news.x")
         await client.subscribe("chat.y")
         await a.publish("chat.y", 1)

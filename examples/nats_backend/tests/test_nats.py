@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import random
 import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from importlib.metadata import files
 from pathlib import Path
 
@@ -14,7 +16,15 @@ import pytest
 from eventbus_core.testing import BackendSuite
 
 HOST = "127.0.0.1"
-START_TIMEOUT = 10.0
+START_TIMEOUT = 60.0
+
+
+def free_port() -> int:
+    """Return a port that no program has, below those that systems take for outgoing connections."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with suppress(OSError), socket.create_server((HOST, port)):
+            return port
 
 
 class NatsServer:
@@ -23,8 +33,7 @@ class NatsServer:
     def __init__(self, folder: Path) -> None:
         self._log = folder / "nats.log"
         self._store = folder / "jetstream"
-        with socket.create_server((HOST, 0)) as free:
-            self._port: int = free.getsockname()[1]
+        self._port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
     @property

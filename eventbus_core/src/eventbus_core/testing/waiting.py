@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, contextmanager
 import anyio
 from anyio.abc import TaskGroup
 
-DEADLINE = float(os.environ.get("EVENTBUS_TEST_DEADLINE", "20"))
+DEADLINE = float(os.environ.get("EVENTBUS_TEST_DEADLINE", "60"))
 """Seconds until a wait fails; no test that passes waits so long."""
 
 POLL = 0.002

@@ -17,7 +17,8 @@ from eventbus_core.testing.suite.fixtures import UnderTest
 from eventbus_core.testing.suite.guarantees import scenario
 from eventbus_core.testing.waiting import until
 
-BRIEF_LEASE = 0.4
+BRIEF_LEASE = 2.5
+"""Seconds that a test waits for the end of a lease, and that a loaded machine may stand still before."""
 ODD_NAMES = (
     "alice", "Alice", "alíce", "acme/alice", "acme", "a.b", "a:b", "a", "b", "0", "-1", "nil", "None", "{a}", "{b}",
     "[a-z]", "?", "%", "%s", "$a", "#a", "'; DROP TABLE owners; --".replace(" ", ""), '"', "\\", "\\n", "n0", "all",
@@ -197,8 +198,8 @@ class DirectorySuite(UnderTest):
             await one.enter()
             await two.enter(BRIEF_LEASE)
             (old,) = granted(await two.directory.claim(["alice"], takeover=True))
-            assert await two.directory.renew()
             began = anyio.current_time()
+            assert await two.directory.renew()
             await until(lambda: is_free(one.directory, "alice"), "the clients of a dead node are free")
             assert anyio.current_time() - began > BRIEF_LEASE / 2, "the lease ended too early"
             assert [node.id for node in await one.directory.nodes()] == ["n0"], "a dead node is on the list"
@@ -225,7 +226,7 @@ class DirectorySuite(UnderTest):
         async with bare_nodes(uri, "n0", "n1", "n2", "n3") as (dead, *members):
             for each in members:
                 await each.enter()
-            await dead.enter(3 * BRIEF_LEASE)
+            await dead.enter(BRIEF_LEASE)
             await dead.directory.claim(names, takeover=True)
             await until(lambda: is_free(members[0].directory, names[0]), "the clients of a dead node are free")
             async with anyio.create_task_group() as group:
@@ -244,7 +245,7 @@ class DirectorySuite(UnderTest):
             await one.enter()
             await two.enter(BRIEF_LEASE)
             await two.directory.claim(["alice"], takeover=True)
-            end = anyio.current_time() + 3 * BRIEF_LEASE
+            end = anyio.current_time() + 1.5 * BRIEF_LEASE
             while anyio.current_time() < end:
                 assert await two.directory.renew(), "a lease that was renewed in time has ended"
                 left = {node.id: node.lease_left for node in await one.directory.nodes()}
@@ -256,7 +257,7 @@ class DirectorySuite(UnderTest):
     async def test_g9_an_id_belongs_to_one_live_node(self, uri: str) -> None:
         """No node can enter with the id of a live one; it can with the id of a dead one, and again with its own."""
         async with bare_nodes(uri, "n0", "n0") as (one, two):
-            first = await one.enter(BRIEF_LEASE)
+            first = await one.enter()
             with pytest.raises(NodeAlreadyPresent):
                 await two.enter()
             assert await one.enter(BRIEF_LEASE) > first
