@@ -60,7 +60,7 @@ def refusals(server: RedisServer) -> set[str]:
 
 async def use(uri: str) -> None:
     """Use each part of a node that talks to Redis: claims, takeovers, topics, look-ups, pages."""
-    async with eventbus.connect(uri, node="one", lease=0.5) as one, eventbus.connect(uri, node="two") as two:
+    async with eventbus.connect(uri, node="one", lease=6.0) as one, eventbus.connect(uri, node="two") as two:
         async with one.client("acme/alice") as alice, two.client("acme/bob") as bob:
             await alice.subscribe("room.*")
             await two.publish("room.42", "hi")
@@ -77,6 +77,8 @@ async def use(uri: str) -> None:
                 await one.client("acme/bob", takeover=False).__aenter__()
         await two.broadcast("config.changed")
         await one.flush()
+        renewed = one._node.lease._renewed_at
+        await until(lambda: one._node.lease._renewed_at > renewed, "the lease is renewed")
 
 
 async def alice_is_gone(bus: eventbus.Bus) -> None:

@@ -14,7 +14,7 @@ from eventbus_core.membership import confirmation
 from tests.support import DEADLINE, Hooked, Inbox, buses, take, tasks, until
 
 ASKING = True
-SHORT = 1.5
+SHORT = 4.5
 """Seconds of a lease, if a test waits for renewals."""
 
 

@@ -55,7 +55,7 @@ async def test_g8_of_two_that_claimed_while_cut_off_the_last_keeps_the_client(ta
 
 async def test_g9_a_node_that_enters_again_unheard_gives_up_clients_that_others_claimed() -> None:
     """It has asked who holds its clients and got no answer; that comes later, and counts nevertheless."""
-    async with cuttable_buses(URI, 3, lease=1.0) as (sender, old, new), tasks() as group:
+    async with cuttable_buses(URI, 3, lease=4.5) as (sender, old, new), tasks() as group:
         lost = Hooked()
         old.bus.on_lease_lost(lost)
         alice = read(group, await old.bus.client("alice").__aenter__())

@@ -13,7 +13,7 @@ from tests.support import Host, Inbox, buses, tasks, until
 
 ASKING = True
 ON_ASYNCIO = pytest.mark.parametrize("anyio_backend", ["asyncio"])  # for tests that take as long as leases do
-LEASE = 2.0
+LEASE = 6.0
 
 
 @ON_ASYNCIO

@@ -11,7 +11,7 @@ from eventbus_redis.directory import RedisDirectory
 from eventbus_redis.packing import pack
 from tests.support import buses, take, until
 
-SHORT = 1.5
+SHORT = 4.5
 
 
 async def restore(bus: Bus, client: str, owner: Owner | None) -> None:

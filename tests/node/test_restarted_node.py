@@ -24,7 +24,7 @@ async def test_g5_what_the_former_node_did_not_confirm_is_reported(uri: str, mon
         a.on_undeliverable(lost)
         # It alone finds out: no other call that asks the directory can notice that the node was away.
         monkeypatch.setattr(a._node.detector, "_roll_call_at", float("inf"))
-        async with eventbus.connect(uri, namespace=a.namespace, node="same", lease=1.0, close_timeout=0.1) as b:
+        async with eventbus.connect(uri, namespace=a.namespace, node="same", lease=4.5, close_timeout=0.1) as b:
             bob = await b.client("bob").__aenter__()
             for number in range(10):
                 await a.send("bob", f"n.{number}")

@@ -36,7 +36,7 @@ async def test_g5_what_waited_unread_is_reported_although_a_call_stalls(
     async with buses(uri, 1) as (a,):
         lost = Hooked()
         a.on_undeliverable(lost)
-        async with eventbus.connect(uri, namespace=a.namespace, node="closing", lease=1.0, close_timeout=0.1) as b:
+        async with eventbus.connect(uri, namespace=a.namespace, node="closing", lease=4.5, close_timeout=0.1) as b:
             bob = await b.client("bob").__aenter__()
             for number in range(10):
                 await a.send("bob", f"n.{number}")

@@ -152,7 +152,7 @@ async def test_a_lasting_refusal_of_renewals_is_told_once(
 ) -> None:
     logging.getLogger("eventbus").setLevel(logging.WARNING)
     run(redis_server, "ACL", "SETUSER", "app", "on", ">secret", "~*", "&*", "+@all")
-    async with buses(redis_server.uri.replace("//", "//app:secret@"), lease=1.0) as (a, b):
+    async with buses(redis_server.uri.replace("//", "//app:secret@"), lease=6.0) as (a, b):
         b.on("news.*")(news := Inbox())
         await b.ready()
         a.on_disconnected(down := Hooked())

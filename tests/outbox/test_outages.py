@@ -15,7 +15,7 @@ pytestmark = pytest.mark.parametrize("anyio_backend", ["asyncio"])
 
 async def test_g10_nothing_is_lost_when_redis_is_killed_and_started_again(redis_server: RedisServer) -> None:
     """Events accepted before, while and after Redis is away arrive in order and once; the application is told of it."""
-    async with buses(redis_server.uri, 2, lease=2.0) as (a, b), b.client("bob", handler=(bob := Inbox())):
+    async with buses(redis_server.uri, 2, lease=9.0) as (a, b), b.client("bob", handler=(bob := Inbox())):
         b.on("n")(topic := Inbox())
         await b.ready()
         down, up, lost = Hooked(), Hooked(), Hooked()

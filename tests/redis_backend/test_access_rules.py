@@ -83,8 +83,8 @@ def login(uri: str, user: str, *, sentinel: bool) -> str:
 async def use(mine: str, uri: str) -> None:
     """Use each part of a node with the rights in *mine*, beside one with all rights."""
     async with (
-        eventbus.connect(mine, node="server-1", lease=1.0, retain=RETAIN) as one,
-        eventbus.connect(uri, node="peer", lease=1.0, retain=RETAIN) as two,
+        eventbus.connect(mine, node="server-1", lease=6.0, retain=RETAIN) as one,
+        eventbus.connect(uri, node="peer", lease=6.0, retain=RETAIN) as two,
     ):
         async with one.client("acme/alice") as alice, two.client("acme/bob") as bob:
             await alice.subscribe("room.*")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from time import monotonic
 from typing import Any
 
 import anyio
@@ -66,15 +65,13 @@ async def test_one_hung_node_holds_up_senders_to_others_once(uri: str) -> None:
         await granted(a, b)
         await granted(a, c)
         with hung(c):
-            waits, longest = 0, 0.0
+            waited = 0
             for number in range(1, 2000):
                 await a.send("well", "n", number)
-                began = monotonic()
+                before = a.stats().waits
                 await a.send("hung", "n", number)
-                waits += monotonic() - began > PATIENCE / 2
-                longest = max(longest, monotonic() - began)
-            assert waits == 1
-            assert longest < 10 * PATIENCE
+                waited += a.stats().waits - before
+            assert waited == 1
             await well.got(2000)
         await late.got(2000)
         assert late.data == well.data == list(range(2000))
@@ -103,7 +100,7 @@ async def test_as_much_waits_for_a_hung_node_as_for_a_slow_consumer(uri: str) ->
             queue = a._node.outbox.known(b.node)
             assert queue is not None
             assert 8192 <= queue.size < 8192 + 200
-            with pytest.raises(TransportUnavailable, match=rf"node '{b.node}' has not answered for 0\.\d s, .* bytes"):
+            with pytest.raises(TransportUnavailable, match=rf"node '{b.node}' has not answered for [\d.]+ s, .* bytes"):
                 await a.send("hung", "n", BODY)
         await late.got(1 + sum(fates))
         assert await accepted(a, "hung")
@@ -134,6 +131,7 @@ async def test_a_slow_node_that_answers_is_waited_for(uri: str) -> None:
         group.start_soon(send)
         await until(lambda: a.stats().waits > 0, "there is no room")
         await anyio.sleep(4 * PATIENCE)
-        assert a._node.outbox.known(b.node).session.silence < PATIENCE  # type: ignore[union-attr]
+        session = a._node.outbox.known(b.node).session  # type: ignore[union-attr]
+        await until(lambda: session.silence < PATIENCE, "it has answered lately")
         gate.set()
         await until(lambda: sent == 200, "all were accepted")

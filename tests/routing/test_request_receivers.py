@@ -70,8 +70,8 @@ async def test_g5_a_request_fails_when_the_node_that_took_it_dies(uri: str, monk
     async def stall(*_: Any) -> None:
         await anyio.sleep_forever()
 
-    async with buses(uri, 1, lease=1.0) as (a,), anyio.create_task_group() as group:
-        dying = eventbus.connect(uri, namespace=a.namespace, node="dying", lease=1.0, close_timeout=0.1)
+    async with buses(uri, 1, lease=4.5) as (a,), anyio.create_task_group() as group:
+        dying = eventbus.connect(uri, namespace=a.namespace, node="dying", lease=4.5, close_timeout=0.1)
         async with dying as b:
             bob = await b.client("bob").__aenter__()
             group.start_soon(_fails, a, "bob", "node 'dying' died")
