@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from functools import cached_property, partial
 from pathlib import Path
-from threading import Thread
 from types import TracebackType
 from typing import Any, Final, Self
 
 from redis import Redis
 from redis.exceptions import RedisError
 
+from tests.bus_proxy import BusProxy
 from tests.servers import HOST, RedisServer, ServerError, free_port
 
 SLOTS: Final = 16384
-FORM_TIMEOUT: Final = 30.0
+FORM_TIMEOUT: Final = 60.0
+AGREEMENT_TIMEOUT: Final = 5.0  # well over a round of gossip
 CONNECTED: Final = "connected"
 TLS_PORT: Final = "{tls-port}"
+FAILOVER_TIMEOUT: Final = 6.0  # a server gives up after 5
 NODE_TIMEOUT: Final = 2000  # milliseconds
 
 
@@ -78,64 +79,8 @@ class ClusterServer(RedisServer):
 
     def facts(self) -> dict[str, str]:
         """Return the fields of CLUSTER INFO."""
-        reply = self.call("CLUSTER", "INFO")
-        if isinstance(reply, dict):
-            return reply
-        return dict(line.split(":", 1) for line in reply.splitlines() if ":" in line)
-
-
-class BusProxy:
-    """
-    Passes on connections of other servers to one server's *target* port, or swallows what comes.
-
-    Attributes:
-        port: where it listens.
-    """
-
-    def __init__(self, target: int) -> None:
-        self._target = target
-        self._listener = socket.create_server((HOST, 0))
-        self.port: int = self._listener.getsockname()[1]
-        self._swallows: Callable[[str], bool] = lambda source: False
-        self._open: set[socket.socket] = set()
-        Thread(target=self._accept, daemon=True).start()
-
-    def swallow(self, swallows: Callable[[str], bool]) -> None:
-        """From now on, pass nothing on from or to the addresses for which *swallows* returns true."""
-        self._swallows = swallows
-
-    def cut(self) -> None:
-        """Close all connections, so that new ones are made."""
-        for end in list(self._open):
-            _shut(end)
-
-    def close(self) -> None:
-        """Close all connections, and the port."""
-        _shut(self._listener)
-        self.cut()
-
-    def _accept(self) -> None:
-        with suppress(OSError):
-            while True:
-                near, (source, _) = self._listener.accept()
-                Thread(target=self._serve, args=(near, source), daemon=True).start()
-
-    def _serve(self, near: socket.socket, source: str) -> None:
-        with suppress(OSError):
-            far = socket.create_connection((HOST, self._target))
-            self._open |= {near, far}
-            Thread(target=self._pump, args=(far, near, source), daemon=True).start()
-            self._pump(near, far, source)
-        _shut(near)
-
-    def _pump(self, one: socket.socket, other: socket.socket, source: str) -> None:
-        with suppress(OSError):
-            while data := one.recv(65_536):
-                if not self._swallows(source):
-                    other.sendall(data)
-        _shut(one)
-        _shut(other)
-        self._open -= {one, other}
+        lines = self.call("CLUSTER", "INFO").splitlines()
+        return dict(line.split(":", 1) for line in lines if ":" in line)
 
 
 class RedisCluster:
@@ -214,12 +159,17 @@ class RedisCluster:
         """Have a replica of *primary* take over in good order; return it once it has."""
         replica = self.replica(primary)
         replica.call("CLUSTER", "FAILOVER")
-        _wait(lambda: replica.primary, f"{replica!r} is a primary")
+        _wait(
+            lambda: replica.primary,
+            f"{replica!r} is a primary",
+            again=lambda: replica.call("CLUSTER", "FAILOVER"),
+            every=FAILOVER_TIMEOUT,
+        )
         return replica
 
     def owner(self, slot: int) -> ClusterServer:
         """Return the server that owns *slot*, as most of the servers say."""
-        views = [_owner(server.call("CLUSTER", "SLOTS"), slot) for server in self.running]
+        views = [_owners(server.call("CLUSTER", "SLOTS"))[slot] for server in self.running]
         port = max(views, key=views.count)
         return next(server for server in self.servers if server.port == port)
 
@@ -279,8 +229,26 @@ class RedisCluster:
             server.bus.cut()
 
     def settle(self) -> None:
-        """Return once all running servers agree that the cluster is well."""
-        _wait(lambda: self._settled(), f"the servers of {self._directory} agree")
+        """
+        Return once all running servers agree that the cluster is well.
+
+        Gossip that was under way while a slot moved can leave servers at odds over it for good: then this does as
+        ``redis-cli --cluster fix`` would.
+        """
+        what = f"the servers of {self._directory} agree"
+        _wait(lambda: self._settled(), what, again=self._fix, every=AGREEMENT_TIMEOUT)
+
+    def _fix(self) -> None:
+        """Have all primaries agree on each slot with most servers, and let its owner's word count the most."""
+        views = [_owners(server.call("CLUSTER", "SLOTS")) for server in self.running]
+        by_port = {server.port: server for server in self.running if server.primary}
+        for slot, named in enumerate(zip(*views, strict=True)):
+            owner = by_port.get(max(named, key=named.count))
+            if owner is None or len(set(named)) == 1:
+                continue
+            for server in by_port.values():
+                server.call("CLUSTER", "SETSLOT", slot, "NODE", owner.id)
+            owner.call("CLUSTER", "BUMPEPOCH")
 
     def _form(self) -> None:
         for epoch, server in enumerate(self.servers, 1):
@@ -299,6 +267,7 @@ class RedisCluster:
     def _settled(self) -> bool:
         replicas: set[int] = set()
         views = []
+        epochs = []  # who knows an older one may yet take a slot from its owner
         for server in self.running:
             facts = server.facts()
             if facts["cluster_state"] != "ok" or int(facts["cluster_known_nodes"]) < len(self.running):
@@ -309,20 +278,16 @@ class RedisCluster:
                     return False
                 replicas.add(server.port)
             views.append(_view(server.call("CLUSTER", "SLOTS")))
+            epochs.append(_epochs(server.call("CLUSTER", "NODES")))
         shown = {port for _, _, _, *others in views[0] for port in others}
-        return replicas <= shown and all(view == views[0] for view in views)
+        same = all(view == views[0] for view in views) and all(view == epochs[0] for view in epochs)
+        return same and replicas <= shown
 
 
 def ranges(primaries: int) -> Iterator[tuple[int, int]]:
     """Yield the first and the last slot of each of so many primaries."""
     for number in range(primaries):
         yield number * SLOTS // primaries, (number + 1) * SLOTS // primaries - 1
-
-
-def _shut(end: socket.socket) -> None:
-    with suppress(OSError):
-        end.shutdown(socket.SHUT_RDWR)
-    end.close()
 
 
 def _view(entries: Sequence[Any]) -> list[tuple[int, ...]]:
@@ -332,8 +297,18 @@ def _view(entries: Sequence[Any]) -> list[tuple[int, ...]]:
     )
 
 
-def _owner(entries: Sequence[Any], slot: int) -> int:
-    return next((entry[2][1] for entry in entries if entry[0] <= slot <= entry[1]), 0)
+def _epochs(nodes: str) -> dict[str, str]:
+    """Return the configuration epoch of each primary, from the reply to CLUSTER NODES."""
+    fields = (line.split() for line in nodes.splitlines())
+    return {node: epoch for node, _, flags, _, _, _, epoch, *_ in fields if "master" in flags and "fail" not in flags}
+
+
+def _owners(entries: Sequence[Any]) -> list[int]:
+    """Return the port of the primary of each slot; 0 if it has none."""
+    owners = [0] * SLOTS
+    for start, end, primary, *_ in entries:
+        owners[start : end + 1] = [primary[1]] * (end + 1 - start)
+    return owners
 
 
 def _replicate(server: ClusterServer, primary: str) -> bool:
@@ -344,9 +319,16 @@ def _replicate(server: ClusterServer, primary: str) -> bool:
     return True
 
 
-def _wait(reached: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + FORM_TIMEOUT
+def _wait(
+    reached: Callable[[], bool], what: str, *, again: Callable[[], object] | None = None, every: float = FORM_TIMEOUT
+) -> None:
+    """Return once *reached* returns true; call *again* after *every* seconds of waiting for it."""
+    start = last = time.monotonic()
     while not reached():
-        if time.monotonic() > deadline:
+        now = time.monotonic()
+        if now - start > FORM_TIMEOUT:
             raise ServerError(f"not within {FORM_TIMEOUT:g} s: {what}")
+        if again is not None and now - last > every:
+            again()
+            last = now
         time.sleep(0.05)
