@@ -6,6 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from time import monotonic
 from typing import Any
 
 import anyio
@@ -166,6 +167,26 @@ async def test_a_sender_without_an_event_passes_its_turn(uri: str, monkeypatch: 
             desk.permit(100)
             await empty(a, b, c)
         assert len(desk.done) == 12
+
+
+async def test_a_turn_of_a_node_that_died_goes_to_the_next_at_once(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Long before the lease of that node ends, or the next sender asks for consumers again."""
+    monkeypatch.setattr(work_queue, "FIND_EVERY", 4 * DEADLINE)
+    async with buses(uri, 2, lease=4 * DEADLINE, close_timeout=0.1) as (a, c):
+        desk, waiting = Desk(), a._node.queues
+        async with c.queue("jobs").consume(desk):
+            for number in range(3):
+                await a.queue("jobs").send("n", number)
+            await until(lambda: bool(desk.begun) and not waiting._queues["jobs"].tend(monotonic()))
+            async with crashing(uri, namespace=a.namespace, lease=4 * DEADLINE, node="b") as (b, crash):
+                await b.queue("jobs").send("n", -1)
+                await until(lambda: _refused(c) == ["b"])
+                monkeypatch.setattr(b._node.ownership, "leave", checkpoint)
+                crash.set()
+                await anyio.sleep_forever()
+            desk.permit(3)
+            await empty(a)
+        assert [event.data for event in desk.done] == [0, 1, 2]
 
 
 def _refused(bus: Bus) -> list[str]:

@@ -9,7 +9,7 @@ from eventbus_core.model.event import Event
 from eventbus_core.routing.sender import Headers, Sender
 
 
-class Speaker(Protocol):
+class SendingHandle(Protocol):
     """What sends: the bus in the name of its node, or the handle of a client in that client's name."""
 
     @property
@@ -33,7 +33,7 @@ class Messaging:
     __slots__ = ()
 
     async def send(
-        self: Speaker,
+        self: SendingHandle,
         target: str,
         type: str,
         data: object = None,
@@ -56,7 +56,7 @@ class Messaging:
         return sent if isinstance(sent, str) else await sent
 
     async def publish(
-        self: Speaker,
+        self: SendingHandle,
         topic: str | Sequence[str],
         data: object = None,
         *,
@@ -84,7 +84,7 @@ class Messaging:
         return sent if isinstance(sent, str) else await sent
 
     async def request(
-        self: Speaker,
+        self: SendingHandle,
         target: str,
         type: str,
         data: object = None,
@@ -104,7 +104,7 @@ class Messaging:
         return await self._sender.request(self._source, target, type, data, timeout, headers)
 
     async def reply(
-        self: Speaker,
+        self: SendingHandle,
         request: Event,
         data: object = None,
         *,

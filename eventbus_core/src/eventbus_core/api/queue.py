@@ -19,8 +19,8 @@ CONSUMERS: Final = "queue"
 """The tenant of the clients that consume."""
 
 
-class Speaking(Protocol):
-    """The bus that a queue belongs to; after a fork its node is another one."""
+class QueueBus(Protocol):
+    """What a queue uses of its bus; after a fork its node is another one."""
 
     _node: LocalNode
     _source: str
@@ -42,7 +42,7 @@ class Queue:
 
     __slots__ = ("_bus", "name")
 
-    def __init__(self, bus: Speaking, name: str) -> None:
+    def __init__(self, bus: QueueBus, name: str) -> None:
         self.name = check_client(name)
         self._bus = bus
 

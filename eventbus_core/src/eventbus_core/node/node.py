@@ -273,6 +273,7 @@ class LocalNode:
         self.receiver.missed.connect(self.lease.hurry)
         self.lease.confirmed.connect(self.pool.thaw)
         self.client_lifecycle.ended.connect(self.consumers.ended)
+        self.lost_nodes.unreached.connect(self.consumers.turn_lost)
         self.client_lifecycle.ended.connect(self.requests.receiver_ended)
         self.takeover.moved.connect(self.requests.moved)
         if self.options.presence:

@@ -33,6 +33,7 @@ class QueueConsumers:
         self._scheduler = scheduler
         self._consumers: dict[str, QueueConsumer] = {}
         queues.passed.connect(self._passed)
+        requests.lost.connect(self.turn_lost)
 
     def make(self, queue: str, client: str, function: HandlerFunction, concurrency: int) -> QueueConsumer:
         """Return a consumer that is not open yet."""
@@ -51,6 +52,11 @@ class QueueConsumers:
         """Take no more events for *held*, whose handle ends, if it is a consumer."""
         if (consumer := self._consumers.pop(held.name, None)) is not None:
             consumer.close()
+
+    def turn_lost(self, _node: str) -> None:
+        """Give the turns of a node that is gone, or does not listen, to other nodes; it may have had none."""
+        for consumer in self._consumers.values():
+            consumer.give_turn()
 
     def _passed(self, client: str) -> None:
         if (consumer := self._consumers.get(client)) is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
+from eventbus_core.concurrency.signal import Signal
 from eventbus_core.membership.failure_detector import FailureDetector
 from eventbus_core.model.event import Event
 from eventbus_core.model.reports import Reason
@@ -23,7 +24,12 @@ LOOK_EVERY: Final = 1.0
 
 
 class LostNodes:
-    """Takes back events from nodes that do not respond, are dead, or leave."""
+    """
+    Takes back events from nodes that do not respond, are dead, or leave.
+
+    Attributes:
+        unreached: called with a node that does not listen, as the transport counted no receiver: it may be dead.
+    """
 
     def __init__(
         self,
@@ -36,6 +42,7 @@ class LostNodes:
         requests: Requests,
         detector: FailureDetector,
     ) -> None:
+        self.unreached: Signal[[str]] = Signal()
         self._node = reports.node
         self._outbox = outbox
         self._sessions = sessions
@@ -69,6 +76,7 @@ class LostNodes:
         self.suspect(queue)
         if queue.node is not None:
             self._takeover.unreached(queue.node)
+            self.unreached(queue.node)
 
     def _give_up(self, node: str) -> None:
         """Forget *node*, which is dead, and report what it had not confirmed."""
