@@ -150,13 +150,13 @@ class Point:
     y: float = 0.5
 
 
-@dataclass
+@dataclass(frozen=True)
 class PlainPoint:
     x: int
     y: float = 0.5
 
 
-class StructPoint(msgspec.Struct):
+class StructPoint(msgspec.Struct, frozen=True):
     x: int
     y: float = 0.5
 
@@ -172,6 +172,58 @@ def test_data_is_decoded_to_types(kind: Any) -> None:
 def test_dates_arrive_as_dates() -> None:
     moment = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
     assert _sent(_event({"at": moment})).data == {"at": moment}
+
+
+@pytest.mark.parametrize("kind", [Point, PlainPoint, StructPoint], ids=["attrs", "dataclass", "struct"])
+def test_an_object_as_a_key_arrives_as_a_tuple_of_its_fields(kind: Any) -> None:
+    key = kind(3)
+    assert _event({key: 1}).data == {(("x", 3), ("y", 0.5)): 1}
+    assert _event([{"a": [{(key, 4): kind(5)}]}, [6]]).data == [
+        {"a": [{((("x", 3), ("y", 0.5)), 4): {"x": 5, "y": 0.5}}]},
+        [6],
+    ]
+    assert _event({key: 1}).decode(dict[kind, int]) == {key: 1}
+    raw = msgspec.Raw(msgspec.msgpack.encode({key: 1}))
+    assert encode_data(raw, LIMIT) == bytes(raw)
+
+
+class Key(msgspec.Struct, frozen=True):
+    name: Any
+    inner: Any = None
+
+
+_keys = st.recursive(
+    strategies.scalars,
+    lambda inner: (
+        st.builds(Key, inner, inner) | st.lists(inner, max_size=3).map(tuple) | st.frozensets(inner, max_size=2)
+    ),
+    max_leaves=4,
+)
+
+
+def _as_key(key: Any) -> Any:
+    """How a key arrives."""
+    if isinstance(key, Key):
+        return ("name", _as_key(key.name)), ("inner", _as_key(key.inner))
+    return tuple(map(_as_key, key)) if isinstance(key, tuple | frozenset) else key
+
+
+def _arrived(data: Any) -> Any:
+    """How data arrives, as far as it differs from what was sent."""
+    if isinstance(data, dict):
+        return {_as_key(key): _arrived(value) for key, value in data.items()}
+    return list(map(_arrived, data)) if isinstance(data, list) else data
+
+
+@given(
+    st.recursive(
+        strategies.scalars,
+        lambda inner: st.dictionaries(_keys, inner, max_size=3) | st.lists(inner, max_size=3),
+        max_leaves=8,
+    )
+)
+def test_data_with_any_keys_that_are_accepted_can_be_read(data: Any) -> None:
+    assert _event(data).data == _arrived(data)
 
 
 @pytest.mark.parametrize(
@@ -201,9 +253,20 @@ def test_g12_data_of_any_bytes_raises_nothing_but_event_data_error(raw: bytes) -
         _ = event.data
 
 
-@pytest.mark.parametrize(
-    "raw", [b"\xdd\xff\xff\xff\xff", b"\x91" * 100_000, b"\xa2\xff\xff"], ids=["huge", "deep", "utf-8"]
-)
+_LARGE = b"\xc6" + LIMIT.to_bytes(4) + bytes(LIMIT)
+_FORGED = {
+    "huge": b"\xdd\xff\xff\xff\xff",
+    "deep": b"\x91" * 100_000,
+    "utf-8": b"\xa2\xff\xff",
+    "huge map": b"\xdf\xff\xff\xff\xff\x80",
+    "map in key, cut off": b"\x81\x81",
+    "deep keys": b"\x81" * 100_000,
+    "deep and large": b"\x81" * 300 + _LARGE + b"\xc0" * 300,
+    "many keys": b"\xdf" + LIMIT.to_bytes(4) + b"\x80\xc0" * LIMIT,
+}
+
+
+@pytest.mark.parametrize("raw", _FORGED.values(), ids=_FORGED)
 def test_g12_forged_data_is_an_event_data_error(raw: bytes) -> None:
     with pytest.raises(EventDataError):
         _ = Event("type", "@node", "target", "1", msgspec.Raw(raw)).data

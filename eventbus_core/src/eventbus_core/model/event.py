@@ -11,6 +11,7 @@ from msgspec.structs import force_setattr, replace
 from eventbus_core.errors import EventDataError, EventTooLarge, shown
 from eventbus_core.model.decodable import dumped, validated
 from eventbus_core.model.names import NODE_SIGN, TOPIC_SIGN, is_identifier
+from eventbus_core.model.object_keys import decode_object_keys
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar  # that of the standard library has no defaults before Python 3.13
@@ -83,7 +84,10 @@ class Event(msgspec.Struct, Generic[Data_co], frozen=True, array_like=True, gc=F
         if cached is not None:
             return cached[0]  # type: ignore[no-any-return]
         try:
-            value = _decode(self.raw)
+            try:
+                value = _decode(self.raw)
+            except msgspec.DecodeError:
+                value = decode_object_keys(self.raw)
         except UNREADABLE as error:
             raise _unreadable(self.type, error) from error
         force_setattr(self, "_data", (value,))
@@ -172,7 +176,7 @@ def encode_data(data: object, limit: int) -> bytes:
     try:
         raw = _encode(data)
         if data.__class__ is msgspec.Raw:  # is passed on as it is
-            _decode(raw)
+            decode_object_keys(raw)
     except (*UNSENDABLE, *UNREADABLE) as error:
         path, value, reason = _find_fault(data, "data", error)
         raise EventDataError(
