@@ -19,7 +19,8 @@ WATCHER: Final = "watcher"
 """The user of sentinels and replicas at each server: without it, they are cut off and clients are not."""
 DOWN_AFTER: Final = 500
 """Milliseconds until a sentinel takes a silent server for dead."""
-PATIENCE: Final = 30.0
+PATIENCE: Final = 120.0
+"""Seconds; a sentinel that stood still for 2 s does nothing for 30 s ("tilt")."""
 
 
 class Sentinel(RedisServer):

@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 import anyio
 import pytest
 
-from eventbus_core.options import BusOptions
 from tests.faults.form import CHOSEN, FORM
 from tests.processes.support import NodeProcess, gone
 from tests.servers import RedisServer
@@ -20,7 +19,7 @@ pytestmark = [
 ]
 
 PROGRAM = "tests.faults.crowd"
-STANDSTILL = 0.25  # seconds of CPU: no measure of the machine's load
+STANDSTILL = 1.0  # seconds of CPU: no measure of the machine's load
 
 
 @asynccontextmanager
@@ -104,7 +103,8 @@ async def test_18_a_task_that_sends_to_all_waits_once_for_a_hung_node(redis_serv
             return bool(sum(handled for handled, _ in counts) == accepted + 20)
 
         await until(handled, "both nodes handle all that was accepted")
-        longest = max(waits, default=0.0)
-        print(f"\n18 a node hangs: {accepted:,} events accepted, {len(waits)} sends waited, {longest:.1f} s")
-        assert len(waits) <= 1
-        assert longest < BusOptions().slow_consumer_timeout + 1.0
+        to_hung = [seconds for number, seconds in waits if number < 10]
+        longest = max(to_hung, default=0.0)
+        print(f"\n18 a node hangs: {accepted:,} events accepted, {len(to_hung)} sends to it waited, {longest:.1f} s")
+        assert len(to_hung) <= 1
+        assert longest < FORM.hang / 2

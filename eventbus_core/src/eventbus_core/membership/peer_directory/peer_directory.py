@@ -223,7 +223,7 @@ class PeerDirectory(Directory):
         clients: Sequence[str],
         epochs: list[int] | None = None,
         takeover: bool = False,
-        timeout: float = ASK_TIMEOUT,
+        timeout: float | None = None,
         *,
         patient: bool = False,
     ) -> Poll:
@@ -232,6 +232,7 @@ class PeerDirectory(Directory):
 
         If *patient*, wait for the whole *timeout*: nodes that we do not know yet may reply as well.
         """
+        timeout = ASK_TIMEOUT if timeout is None else timeout
         number = self._next()
         poll = self._polls[number] = Poll()
         try:
