@@ -6,12 +6,14 @@ import subprocess
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from typing import IO, TypeAlias
 
 import anyio
 import attrs
 
 import eventbus
+from eventbus_core.testing import until
 from tests.cli.programs import COMMAND, TIMEOUT, environment
 
 Process: TypeAlias = "subprocess.Popen[str]"
@@ -55,16 +57,18 @@ class Place:
 
     async def has_handled(self, count: int) -> list[object]:
         """Wait for *count* handled events, and return their data."""
-        with anyio.fail_after(TIMEOUT):
-            while len(self.handled) < count:
-                await anyio.lowlevel.checkpoint()
+        await until(lambda: len(self.handled) >= count, f"{count} events are handled", times=4)
         return [event.data for event in self.handled]
+
+
+async def has_nodes(place: Place, count: int) -> bool:
+    """Return whether so many nodes are on the bus."""
+    return len(await place.one.nodes()) >= count
 
 
 async def end_of(process: Process) -> tuple[str, str]:
     """Wait for the end of *process*, and return its output."""
-    with anyio.fail_after(TIMEOUT):
-        return await anyio.to_thread.run_sync(process.communicate)
+    return await anyio.to_thread.run_sync(partial(process.communicate, timeout=TIMEOUT))
 
 
 async def error_line(process: Process) -> str:

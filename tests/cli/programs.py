@@ -9,7 +9,7 @@ from pathlib import Path
 from textwrap import dedent
 
 COMMAND = (sys.executable, "-m", "eventbus")
-TIMEOUT = 90.0
+TIMEOUT = 240.0  # programs start slowly on a loaded machine
 
 
 def environment(path: Path | None = None, **variables: str) -> dict[str, str]:

@@ -11,6 +11,7 @@ import anyio
 import pytest
 
 import eventbus
+from eventbus_core.node import client_lifecycle
 from tests.cli.nodes import Place, end_of, error_line, two_nodes
 from tests.cli.programs import TIMEOUT, run
 
@@ -23,7 +24,8 @@ async def move(place: Place, client: eventbus.Client) -> None:
     await place.two.client(client.name).open()
 
 
-async def test_a_node_is_drained_and_its_progress_is_shown(redis_uri: str) -> None:
+async def test_a_node_is_drained_and_its_progress_is_shown(redis_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_lifecycle, "MOVING_TIME", 10 * TIMEOUT)  # two commands must see that alice waits
     async with two_nodes(redis_uri) as place, anyio.create_task_group() as tasks:
         for number in range(4):
             tasks.start_soon(move, place, await place.one.client(f"acme/{number}").open())

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -13,7 +14,8 @@ import pytest
 from anyio.from_thread import start_blocking_portal
 from redis import Redis
 
-from tests.cli.nodes import Place, end_of, error_line, two_nodes
+from eventbus_core.testing import until
+from tests.cli.nodes import Place, end_of, error_line, has_nodes, two_nodes
 from tests.cli.programs import TIMEOUT, environment
 from tests.servers import RedisServer
 
@@ -158,21 +160,17 @@ async def test_top_goes_on_when_the_broker_is_away(redis_server: RedisServer) ->
 
 
 async def test_a_first_event_that_the_broker_refuses_ends_the_command(redis_server: RedisServer) -> None:
-    """A refusal of the broker ends the command soon, with the reason; it does not wait for the 30 s of a send."""
+    """A refusal of the broker ends the command soon, with the reason; it does not wait for ``send_timeout``."""
     with Redis(port=redis_server.port) as connection:
         connection.execute_command(*["ACL", "SETUSER", "app", "on", ">secret", "~eventbus:*", "&eventbus:*", "+@all"])
         async with two_nodes(redis_server.uri) as place:
-            uri = place.uri.replace("//", "//app:secret@")
+            uri = place.uri.replace("//", "//app:secret@") + "&send_timeout=3600"
             with place.start("publish", "order.x", "-", stdin=subprocess.PIPE, uri=uri) as process:
-                with anyio.fail_after(TIMEOUT):
-                    while len(await place.one.nodes()) < 3:
-                        await anyio.lowlevel.checkpoint()
+                await until(partial(has_nodes, place, 3), "the command is on the bus", times=4)
                 connection.execute_command(*["ACL", "SETUSER", "app", "-publish", "-spublish"])
                 assert process.stdin is not None
                 process.stdin.write("1\n")
                 process.stdin.flush()
-                with anyio.fail_after(20):
-                    await anyio.to_thread.run_sync(process.wait)
                 _, errors = await end_of(process)
     assert process.returncode == 2
     assert "NOPERM" in errors

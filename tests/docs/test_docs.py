@@ -41,7 +41,7 @@ PAGES: Final = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 EXAMPLES: Final = sorted((ROOT / "examples").glob("*.py"))
 REDIS: Final = "redis://localhost:6379/0"
 ON_REDIS: Final = [path for path in EXAMPLES if REDIS in path.read_text(encoding="utf-8")]
-TIMEOUT: Final = 60
+TIMEOUT: Final = 240
 MARKER: Final = re.compile(r"<!-- (.+) -->")
 ANCHOR_DROPS: Final = re.compile(r"[^\w\- ]")
 LINK: Final = re.compile(r"\[(?:[^\]\[]|\[[^\]]*\])*\]\(([^)\s]+)\)")

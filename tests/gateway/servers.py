@@ -18,7 +18,7 @@ from tests.servers import HOST, free_port
 
 T = TypeVar("T")
 FOLDER: Final = Path(__file__).parents[2] / "examples" / "gateway"
-DEADLINE: Final = 60.0
+DEADLINE: Final = 120.0
 
 
 def until(condition: Callable[[], T], what: str) -> T:

@@ -6,7 +6,6 @@ import sys
 from collections import Counter
 from types import FrameType
 
-import anyio
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -15,8 +14,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 import eventbus
 from eventbus_core.integrations.otel import traced
-
-TIMEOUT = 60.0
+from tests.support import until
 
 
 class Spans:
@@ -32,11 +30,9 @@ class Spans:
 
     async def one(self, name: str) -> ReadableSpan:
         """The only span of that name, once it has ended."""
-        with anyio.fail_after(TIMEOUT):
-            while not (found := self.named(name)):
-                await anyio.lowlevel.checkpoint()
-        assert len(found) == 1
-        return found[0]
+        await until(lambda: bool(self.named(name)), f"there is a span {name!r}")
+        (found,) = self.named(name)
+        return found
 
 
 @pytest.fixture
@@ -136,9 +132,7 @@ async def test_a_handler_goes_by_its_own_name_and_once_means_once(spans: Spans) 
 
         for topic in ("a", "b", "a"):
             await tracing.publish(topic)
-        with anyio.fail_after(TIMEOUT):
-            while len(seen) < 4:
-                await anyio.lowlevel.checkpoint()
+        await until(lambda: len(seen) == 4)
         tracing.off(handle)
         await tracing.emit("a")
     assert sorted(seen) == [("on", "a"), ("on", "a"), ("on", "b"), ("once", "a")]

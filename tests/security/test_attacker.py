@@ -27,9 +27,7 @@ from eventbus_memory.hub import Hub
 from tests.fuzz.mutation import Mutator
 from tests.node.test_bad_frames import Outsider, event, own_event
 from tests.security.test_seals import FOREIGN, FORMS, OLD, seals
-from tests.support import Inbox, buses, fence, fresh_namespace, take, until
-
-SHORT = 1.0
+from tests.support import DEADLINE, Inbox, buses, fence, fresh_namespace, take, until
 
 
 @attrs.frozen
@@ -85,7 +83,7 @@ async def attacked(uri: str, count: int = 2, **options: Any) -> AsyncIterator[tu
     namespace = fresh_namespace()
     parsed = attrs.evolve(TransportURI.parse(uri), namespace=namespace)
     async with (
-        buses(uri, count, namespace=namespace, lease=SHORT, secret=OLD, **options) as opened,
+        buses(uri, count, namespace=namespace, lease=DEADLINE, secret=OLD, **options) as opened,
         load_backend(parsed.scheme)(parsed, "outsider") as transport,
     ):
         server = redis.asyncio.from_url(uri) if uri.startswith("redis") else None
@@ -233,6 +231,7 @@ async def test_g12_no_forged_row_moves_a_client_or_ends_its_handle(uri: str, enc
                 found = await b.locate("acme/alice")
                 assert found in (None, Owner("n0", owner.incarnation, alice.epoch))
                 assert "acme/alice" not in [client async for client in b.clients("n1")]
+                a._node.lease.hasten()
                 await until(partial(_is_owner, b, "n0"), "the row is right again")
                 assert alice.epoch >= epoch
                 await b.send("acme/alice", "n", 1)

@@ -25,9 +25,11 @@ def within_deadline(what: str, *, times: int = 1) -> Iterator[None]:
         raise AssertionError(f"still not so after {seconds:g} s: {what}")
 
 
-async def until(condition: Callable[[], bool | Awaitable[bool]], what: str = "the condition holds") -> None:
-    """Wait until *condition* is true; at the deadline, fail with the message that *what* is still not so."""
-    with within_deadline(what):
+async def until(
+    condition: Callable[[], bool | Awaitable[bool]], what: str = "the condition holds", *, times: int = 1
+) -> None:
+    """Wait until *condition* is true; after *times* the deadline, fail with the message that *what* is still not so."""
+    with within_deadline(what, times=times):
         while True:
             answer = condition()
             if answer if isinstance(answer, bool) else await answer:
