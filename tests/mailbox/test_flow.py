@@ -165,7 +165,7 @@ async def test_g11_waiting_events_are_bounded_in_bytes(uri: str, kind: str) -> N
 async def test_g11_a_slow_client_slows_no_other(uri: str) -> None:
     """While one client reads nothing, others of its node get theirs, before and after it counts as slow."""
     async with (
-        buses(uri, 2, slow_consumer_timeout=0.2, mailbox_events=100, receive_budget=64 * KIB) as (a, b),
+        buses(uri, 2, slow_consumer_timeout=3.0, mailbox_events=100, receive_budget=64 * KIB) as (a, b),
         tasks() as group,
         b.client("slow") as slow,
         b.client("brisk") as brisk,
@@ -189,10 +189,9 @@ async def test_g11_a_full_local_mailbox_makes_senders_wait_and_then_no_more(uri:
             for number in range(100):
                 await bus.send("bob", "n", number)
             assert anyio.current_time() - before >= 0.25
-            before = anyio.current_time()
             for number in range(100):
-                await bus.publish("nobody", number)
-            assert anyio.current_time() - before < 0.25
+                with pytest.raises(StopIteration):  # at once, without waiting for anything
+                    bus.publish("nobody", number).send(None)
         events = await take(bob, 11)
         assert [event.data for event in events] == [Dropped(90), *range(90, 100)]
 

@@ -154,13 +154,13 @@ async def test_g11_waiting_bytes_are_bounded_too(uri: str, policy: Overflow) -> 
 async def test_g11_a_handler_that_never_returns_slows_no_other(uri: str, policy: Overflow) -> None:
     """A client that never reads and handlers that never return: their neighbours get all, and senders go on."""
     options = {
-        "slow_consumer_timeout": 1.5,
+        "slow_consumer_timeout": 3.0,
         "mailbox_events": 100,
         "receive_budget": 64 * KIB,
         "overflow": policy,
         "close_timeout": 0.1,
     }
-    count = 2000  # of each: 4 MB, or 60 times the credit; were that held back again and again, it would take 25 s
+    count = 2000  # of each: 4 MB, or 60 times the credit; were that held back again and again, it would take 50 s
     async with buses(uri, 2, **options) as (a, b), tasks() as group:
 
         async def never(event: Event) -> None:
@@ -186,7 +186,7 @@ async def test_g11_a_handler_that_never_returns_slows_no_other(uri: str, policy:
             assert reader.data == brisk_handler.data == list(range(count))
             assert b.stats().dropped > 0
             assert clients == (set() if policy == "close" else {"stuck", "deaf"})
-            assert anyio.current_time() - began < 12.0
+            assert anyio.current_time() - began < 40.0
 
 
 async def _flood(bus: eventbus.Bus) -> None:

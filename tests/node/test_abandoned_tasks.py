@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from time import monotonic
+from typing import Any
 
 import anyio
 import pytest
@@ -13,7 +14,7 @@ from anyio.lowlevel import checkpoint
 import eventbus
 from eventbus import BusClosed
 from eventbus_core.backend import Claim, Owner
-from tests.support import buses, fresh_namespace, tasks, until
+from tests.support import DEADLINE, buses, fresh_namespace, tasks, until
 
 ASKING = True
 
@@ -26,7 +27,13 @@ async def test_a_task_in_a_bus_is_cancelled_and_leaves_quickly_when_its_event_lo
 
     def run() -> float:
         async def hold(opened: asyncio.Event) -> None:
-            async with eventbus.connect(uri, namespace=namespace, node="held") as bus, bus.client("bob"):
+            own: dict[str, Any] = {
+                "namespace": namespace,
+                "node": "held",
+                "lease": 2 * DEADLINE,
+                "close_timeout": 2 * DEADLINE,
+            }
+            async with eventbus.connect(uri, **own) as bus, bus.client("bob"):
                 opened.set()
                 await asyncio.sleep(1000)
 
@@ -43,7 +50,7 @@ async def test_a_task_in_a_bus_is_cancelled_and_leaves_quickly_when_its_event_lo
     seconds = await anyio.to_thread.run_sync(run)
     assert held[0].cancelled()
     assert noise == []
-    assert seconds < 0.9
+    assert seconds < DEADLINE
     async with eventbus.connect(uri, namespace=namespace, node="held"):
         pass
 
