@@ -18,6 +18,7 @@ import eventbus
 
 SETTLING: Final = 5.0
 """Seconds after the last node has joined until none sends anything because of that."""
+MOST_SETTLINGS: Final = 6
 IDLE: Final = 10.0
 
 
@@ -65,13 +66,17 @@ class Joined(msgspec.Struct, frozen=True, kw_only=True):
 async def measure_joining(
     uri: str, nodes: int, *, wildcard: bool, together: bool, settling: float = SETTLING, idle: float = IDLE
 ) -> Joined:
-    """Have *nodes* join, and then be idle for so many seconds, after some more until all is settled."""
+    """Have *nodes* join, and be idle for so many seconds, once they sent nothing for *settling* seconds."""
     gc.collect()
     memory = _resident()
     began = process_time()
     async with joined_buses(uri, nodes, wildcard=wildcard, together=together) as buses:
         cpu = process_time() - began
-        await asyncio.sleep(settling)
+        for _ in range(MOST_SETTLINGS):
+            before = _frames(buses)
+            await asyncio.sleep(settling)
+            if _frames(buses) == before:
+                break
         gc.collect()
         memory = _resident() - memory
         sent, received = _frames(buses)

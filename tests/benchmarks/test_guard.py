@@ -55,7 +55,7 @@ class Pair:
             await self.first.send(client, "message", DATA)
             if not number % BURST:
                 await asyncio.sleep(0)
-        with anyio.fail_after(30):
+        with anyio.fail_after(60):
             while self.came < events:  # noqa: ASYNC110 - a wake-up per event is not what is measured
                 await asyncio.sleep(0)
 
