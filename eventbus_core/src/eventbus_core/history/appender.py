@@ -19,7 +19,7 @@ from eventbus_core.history.shares import Share, pack_events
 from eventbus_core.history.stream_names import stream_of
 from eventbus_core.model.event import Event
 from eventbus_core.model.retention import Retention
-from eventbus_core.model.salvage import salvage_event
+from eventbus_core.model.salvage import readable_events
 from eventbus_core.model.state import NodeState
 from eventbus_core.observability.log import get_logger
 from eventbus_core.options import BusOptions
@@ -196,7 +196,7 @@ class Appender:
         for queue in self._queues.values():
             left += queue.drain()
         self._queues.clear()
-        return _decoded(left)
+        return readable_events(left)
 
     async def run(self) -> None:
         """Append until the bus is closed."""
@@ -212,7 +212,7 @@ class Appender:
                 each.queue.done(len(each.events), None if position is None else position.offset)
                 self._size -= sum(map(len, each.events))
                 if position is None:
-                    self.refused(_decoded(each.events))
+                    self.refused(readable_events(each.events))
             self._progress.notify()
             await checkpoint()  # durable publishes return now, and not after the relay
             # Receivers that do not keep up delay the others once, and read the history then.
@@ -285,7 +285,3 @@ class Appender:
         if now >= self._log_at:
             self._log_at = now + LOG_FAILURES_AFTER
             logger.warning(text, error, extra={"error": str(error)})
-
-
-def _decoded(encoded: Sequence[bytes]) -> list[Event]:
-    return [event for event in map(salvage_event, encoded) if event is not None]

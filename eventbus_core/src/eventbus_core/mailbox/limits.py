@@ -28,24 +28,26 @@ class MailboxLimits(Generic[M]):
     Attributes:
         options: of the bus.
         backlog, max_bytes: how many events of this node, and how many bytes, may wait before local senders do.
-        now: the time of the last tick.
+        now: the time of the last tick, or when a mailbox became busy after it and none was.
         fresh_until: until when a mailbox may hand out without asking :meth:`frozen`.
         busy: mailboxes whose consumers have not yet handled everything.
         rested_at: when a consumer last handled all that its mailbox had.
         dropped: events dropped from all mailboxes so far.
         on_dropped: called with events that were dropped, the node that sent them, if another, and the reason.
+        on_busy: called when a mailbox becomes busy and none was.
     """
 
-    def __init__(self, options: BusOptions, now: float, on_dropped: OnDropped) -> None:
+    def __init__(self, options: BusOptions, now: float, on_dropped: OnDropped, on_busy: Callable[[], None]) -> None:
         self.options = options
         self.backlog = min(options.local_backlog, options.mailbox_events)
         self.max_bytes = options.mailbox_size
-        self.now = self.rested_at = now
+        self.now = self.rested_at = self._ticked_at = now
         self._owned_until = inf
         self.fresh_until = now + options.lease / 2
         self.busy: set[M] = set()
         self.dropped = 0
         self.on_dropped = on_dropped
+        self.on_busy = on_busy
         self._waiting_for_thaw: dict[M, None] | None = None
         self._frozen_at = now
         self._rested = Notifier()
@@ -88,11 +90,11 @@ class MailboxLimits(Generic[M]):
         """Note that up to *until* no other node can own our clients."""
         self._owned_until = until
         if self._waiting_for_thaw is None:
-            self.set_clock(self.now)
+            self.set_clock(self._ticked_at)
 
     def set_clock(self, now: float) -> None:
         """Note that it is *now*, and that this process is not stopped."""
-        self.now = now
+        self.now = self._ticked_at = now
         self.fresh_until = min(now + self.options.lease / 2, self._owned_until)
 
     def set_ease(self, ease: float) -> None:
@@ -102,6 +104,13 @@ class MailboxLimits(Generic[M]):
     def count_dropped(self, number: int) -> None:
         """Count *number* events as dropped."""
         self.dropped += number
+
+    def begin(self, mailbox: M) -> None:
+        """Note that the consumer of *mailbox* has something to handle."""
+        if not self.busy:
+            self.now = monotonic()  # the last tick may be long ago
+            self.on_busy()
+        self.busy.add(mailbox)
 
     def rest(self, mailbox: M) -> None:
         """Note that the consumer of *mailbox* has handled everything."""

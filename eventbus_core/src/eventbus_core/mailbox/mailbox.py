@@ -192,7 +192,7 @@ class Mailbox:
     def occupy(self, event: Event, ticket: Ticket | None) -> None:
         """Count *event*, which was not :meth:`put` here, as one that the consumer has in hand."""
         self._current = Chunk([event], 0, ticket, None if ticket is None else ticket.node, self._limits.now)
-        self._limits.busy.add(self)
+        self._limits.begin(self)
 
     def hold_back(self) -> None:
         """Keep events that are sent here directly behind forwarded ones, until :meth:`let_through`."""
@@ -333,7 +333,7 @@ class Mailbox:
     def _take_in(self, chunk: Chunk) -> None:
         if chunk.losses:
             self._losses = add_up(self._losses, chunk.losses)
-            self._limits.busy.add(self)
+            self._limits.begin(self)
             self.wake()
             return
         self._append(chunk)
@@ -353,7 +353,7 @@ class Mailbox:
             self._remote += len(chunk.events)
         if len(self._chunks) == 1:
             chunk.since = monotonic()
-            self._limits.busy.add(self)
+            self._limits.begin(self)
             self.wake()
 
     def _forget(self, chunk: Chunk, events: int, size: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from time import monotonic
 
 from eventbus_core.mailbox.limits import MailboxLimits, OnDropped
@@ -17,8 +18,10 @@ class MailboxPool:
         limits: what they share.
     """
 
-    def __init__(self, options: BusOptions, now: float, on_dropped: OnDropped) -> None:
-        self.limits: MailboxLimits[Mailbox] = MailboxLimits(options, now, on_dropped)
+    def __init__(
+        self, options: BusOptions, now: float, on_dropped: OnDropped, on_busy: Callable[[], None] = lambda: None
+    ) -> None:
+        self.limits: MailboxLimits[Mailbox] = MailboxLimits(options, now, on_dropped, on_busy)
 
     def waiting(self) -> int:
         """Return how many events wait in all of them."""

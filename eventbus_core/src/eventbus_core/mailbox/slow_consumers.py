@@ -24,6 +24,10 @@ class SlowConsumers:
         self.ease = 1.0
         self._limits = limits
 
+    def has_due(self) -> bool:
+        """Return whether there is a consumer to look after."""
+        return bool(self._limits.busy) or self.ease < 1.0
+
     def tend(self, now: float) -> None:
         """
         Stop waiting for slow consumers after ``slow_consumer_timeout``: senders get their credit back.

@@ -110,6 +110,10 @@ class FailureDetector:
         self._announcing = True
         self._work.notify()
 
+    def has_due(self) -> bool:
+        """Return whether the directory is to be asked soon."""
+        return bool(self._suspect_incarnations)
+
     def tend(self) -> None:
         """Start the roll call if it is due."""
         if self._is_due():

@@ -8,6 +8,7 @@ cut into events without a stack, by the lengths that MessagePack states.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 import msgspec
@@ -54,6 +55,11 @@ def salvage_events(encoded: bytes, count: int) -> list[Event | None]:
     except IndexError:  # from here on it is unknown where an event begins
         return events + [None] * (count - len(events))
     return events if position == len(encoded) else [None] * count
+
+
+def readable_events(encoded: Iterable[bytes]) -> list[Event]:
+    """Return those events of *encoded*, one event each, that can be read."""
+    return [event for event in map(salvage_event, encoded) if event is not None]
 
 
 def salvage_event(encoded: bytes) -> Event | None:

@@ -28,7 +28,6 @@ from eventbus_core.routing.undeliverable import UNDELIVERABLE
 
 logger = get_logger("eventbus")
 
-TICK: Final = 0.05
 LEAVE_TIMEOUT: Final = 2.0
 """Seconds for telling the directory that this node leaves; the next four are for a step each."""
 INTERRUPT_TIMEOUT: Final = 0.25
@@ -325,7 +324,7 @@ class Lifecycle:
     async def _tick(self) -> None:
         """Do what is due, in every layer."""
         while True:
-            await anyio.sleep(TICK)
+            await self.node.pace.pause(rest=not self.node.has_due())
             now = monotonic()
             self.node.slow_consumers.tend(now)
             self.node.sessions.set_ease(self.node.slow_consumers.ease)

@@ -10,6 +10,7 @@ from typing import Final
 from eventbus_core.backend import Directory, Transport
 from eventbus_core.concurrency.deadlines import Deadlines
 from eventbus_core.concurrency.loop_entry import LoopEntry
+from eventbus_core.concurrency.pace import Pace, longest_rest
 from eventbus_core.concurrency.service_group import ServiceGroup
 from eventbus_core.errors import EventBusError, TopicNotRetained, TransportUnavailable
 from eventbus_core.history.appender import Appender
@@ -93,6 +94,7 @@ class LocalNode:
         self.hooks: Final = Hooks(self.id, self.services)
         self.deadlines: Final = Deadlines(self.state, options.send_timeout)
         self.ids: Final = EventIds()
+        self.pace: Final = Pace(longest_rest(options.lease))
         self._make_transport_layers()
         self._make_membership()
         self._make_routing()
@@ -113,7 +115,14 @@ class LocalNode:
         self.lanes = Lanes(transport, self.sessions)
         self.status = BrokerStatus(self.id, self.state, hooks.on_disconnected.emit, hooks.on_reconnected.emit)
         self.outbox = Outbox(
-            options, self.sessions, transport, self.status, self.state, self.lanes.accepted, self.services
+            options,
+            self.sessions,
+            transport,
+            self.status,
+            self.state,
+            self.lanes.accepted,
+            self.services,
+            self.pace.hurry,
         )
 
     def _make_membership(self) -> None:
@@ -177,7 +186,7 @@ class LocalNode:
     def _make_receiving(self) -> None:
         options, hooks, ownership = self.options, self.hooks, self.ownership
         self.presence = Presence(self.channel, self.fanout.announce, enabled=options.presence)
-        self.pool = MailboxPool(options, monotonic(), self.reports.dropped)
+        self.pool = MailboxPool(options, monotonic(), self.reports.dropped, self.pace.hurry)
         self.slow_consumers = SlowConsumers(self.pool.limits)
         self.handlers = HandlerRegistry(self.id, self.subscriptions, self.reports)
         self.scheduler = HandlerScheduler(
@@ -262,6 +271,7 @@ class LocalNode:
 
     def _connect(self) -> None:
         self.outbox.refused.connect(self.reports.refused)
+        self.sessions.when_due(self.pace.hurry)
         self.ownership.doubted.connect(self.lease.hasten)
         self.confirmation.regained.connect(self._finish_takeovers)
         self.lease.secured.connect(self.pool.limits.secure)
@@ -284,6 +294,18 @@ class LocalNode:
             self.peers.superseded.connect(self.ownership.supersede)
             self.peers.claimed.connect(self.table.correct)
             self.peers.unsure.connect(self._confirm_again)
+
+    def has_due(self) -> bool:
+        """Return whether there is anything that :meth:`Lifecycle._tick` must look after soon."""
+        return (
+            self.slow_consumers.has_due()
+            or self.sessions.has_due()
+            or self.outbox.has_due()
+            or self.detector.has_due()
+            or len(self.requests) > 0
+            or self.queues.waiting > 0
+            or self.client_lifecycle.lingering_count > 0
+        )
 
     def shown_state(self) -> str:
         """Return the state of the bus as applications see it: see :attr:`Bus.state`."""

@@ -9,7 +9,7 @@ frames.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Sequence
 from functools import partial
 from time import monotonic
 from typing import Final
@@ -22,7 +22,7 @@ from eventbus_core.errors import TransportUnavailable
 from eventbus_core.model.event import Event
 from eventbus_core.model.names import RESERVED
 from eventbus_core.model.numbers import MAX_NUMBER
-from eventbus_core.model.salvage import salvage_event
+from eventbus_core.model.salvage import readable_events
 from eventbus_core.model.state import NodeState
 from eventbus_core.observability.histogram import SHORTEST, Spread
 from eventbus_core.options import BusOptions
@@ -33,7 +33,6 @@ from eventbus_core.outbox.route_queue import RouteQueue
 from eventbus_core.outbox.write import Taken, Write
 from eventbus_core.session.outgoing import Outgoing
 from eventbus_core.session.registry import Sessions
-from eventbus_core.session.wire import unpack, unpack_readable
 
 SUSPECT_EVERY: Final = 1.0
 NODE_PREFIX: Final = node_partition("")
@@ -68,7 +67,9 @@ class Outbox:
         state: NodeState,
         joined: Container[str],
         services: ServiceGroup,
+        hurry: Callable[[], None],
     ) -> None:
+        """*hurry* is called when there is something for :meth:`tend`."""
         self.frames = self.events = self.waits = 0
         self.seconds, self.sizes = Spread(SHORTEST), Spread(1)
         self.silent: Signal[[PartitionQueue]] = Signal()
@@ -81,6 +82,7 @@ class Outbox:
         self._status = status
         self._state = state
         self._services = services
+        self._hurry = hurry
         self._joined = joined  # partitions of lanes that this node itself listens to
         self._suspect_at = 0.0
         self._queues: dict[Partition, PartitionQueue] = {}
@@ -154,13 +156,13 @@ class Outbox:
         self._blocked.pop(queue, None)
         self._active.pop(queue, None)
         queue.wake_senders()
-        waiting = _decoded(queue.drain())
+        waiting = readable_events(queue.drain())
         self._progress.notify()
         return self.kept(session, first), waiting
 
     def kept(self, session: Outgoing, first: int, end: int = MAX_NUMBER) -> list[Event]:
         """Return the events of *session* from number *first* to below *end*, as far as they are kept."""
-        return [event for number, event in _kept_events(session) if event is not None and first <= number < end]
+        return [event for number, event in session.kept_events() if event is not None and first <= number < end]
 
     def take_out(self, queue: PartitionQueue, moved: Callable[[Event], bool]) -> list[Event]:
         """Take the events that have *moved* out of *queue*, where they wait: no node has had them."""
@@ -171,7 +173,7 @@ class Outbox:
 
     def waiting(self, queue: PartitionQueue) -> list[Event]:
         """Return the events that wait in *queue*."""
-        return _decoded(queue.events)
+        return readable_events(queue.events)
 
     def forgotten(self, session: Outgoing, first: int, end: int = MAX_NUMBER) -> int:
         """Return how many events of *session* from number *first* to below *end* are not kept any more."""
@@ -184,6 +186,10 @@ class Outbox:
             for queue in self._blocked:
                 self._route(queue.session.partition).add(queue)
             self._blocked.clear()
+
+    def has_due(self) -> bool:
+        """Return whether there is something for :meth:`tend`."""
+        return bool(self._active or self._blocked)
 
     def tend(self, now: float) -> None:
         """Send the probes that are due, look after nodes that do not answer, and after partitions that moved."""
@@ -240,7 +246,7 @@ class Outbox:
         left = [event for _, events, _ in taken for event in events]
         for queue in self._queues.values():
             left += queue.drain()
-        return _decoded(left)
+        return readable_events(left)
 
     def unpublished(self) -> int:
         """Return how many accepted events the broker has not taken yet."""
@@ -298,6 +304,8 @@ class Outbox:
                 await route.wait()
                 continue
             write = route.next_write(monotonic(), self._blocked, self._active)
+            if self._active:
+                self._hurry()
             mine = self._pass_on(write, route) if write.frames else None
             if mine is not None:
                 await self._write(mine, route)
@@ -364,7 +372,7 @@ class Outbox:
                 lost.append(events)
         if lost:
             self.events -= sum(map(len, lost))
-            self.refused(_decoded(event for events in reversed(lost) for event in events))
+            self.refused(readable_events(event for events in reversed(lost) for event in events))
 
     def _count(self, taken: list[Taken], receivers: Sequence[int]) -> None:
         """Put back the last frames of each queue that reached no receiver: its node does not listen."""
@@ -388,13 +396,3 @@ class Outbox:
                 queue.queued = True
                 self._blocked[queue] = None
                 self.unreached(queue)
-
-
-def _decoded(encoded: Iterable[bytes]) -> list[Event]:
-    return [event for event in map(salvage_event, encoded) if event is not None]
-
-
-def _kept_events(session: Outgoing) -> Iterator[tuple[int, Event | None]]:
-    for kept in session.kept:
-        header, body = unpack(kept.data, len(kept.data), sealed=True)
-        yield from enumerate(unpack_readable(body, header.count), kept.first)

@@ -44,6 +44,10 @@ class Credit:
         """Set the part of the window, from 0 to 1, that senders get for what they send to this node alone."""
         self._ease = ease
 
+    def has_due(self) -> bool:
+        """Return whether there are senders to report to, or to divide the budget among."""
+        return bool(self.active or self._reporting)
+
     def tend(self, now: float) -> None:
         """Divide the budget again if it is time, and report what was handled to the senders of this node's events."""
         if now >= self._divide_at:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from eventbus_core.backend import Frame, Partition
+from eventbus_core.model.event import Event
 from eventbus_core.session.protocol import ASK, SessionContext
 from eventbus_core.session.resend_buffer import KeptFrame, ResendBuffer
-from eventbus_core.session.wire import Header, Note
+from eventbus_core.session.wire import Header, Note, unpack, unpack_readable
 
 FIRST_WINDOW: Final = 128 * 1024
 """Bytes that may be sent to receivers from which no grant has come yet."""
@@ -246,6 +247,12 @@ class Outgoing:
                 found.append(kept.data)
                 size += len(kept.data)
         return found, next((kept.first for kept in self.kept if kept.first + kept.events > first), self.next)
+
+    def kept_events(self) -> Iterator[tuple[int, Event | None]]:
+        """Yield the number of each event that is kept, and the event, or ``None`` if it cannot be read."""
+        for kept in self.kept:
+            header, body = unpack(kept.data, len(kept.data), sealed=True)
+            yield from enumerate(unpack_readable(body, header.count), kept.first)
 
     @property
     def is_probing(self) -> bool:

@@ -178,6 +178,10 @@ class Positions:
         if later:
             self._add(later, {}).silent[node] = incarnation
 
+    def has_due(self) -> bool:
+        """Return whether an answer is waited for."""
+        return any(question.waiting for question in self._questions.values())
+
     def tend(self, now: float) -> None:
         """Repeat each question if it is time, or give it up after the last time."""
         self._clock += min(now - self._tended_at, LONGEST_TICK)

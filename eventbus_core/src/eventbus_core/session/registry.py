@@ -56,6 +56,7 @@ class Sessions:
         self.pack: Callable[[Header, Sequence[bytes]], bytes] = pack_sealed if self.sealed else pack
         self.on_handled: Callable[[float], None] = lambda _since: None
         self._on_pending: Callable[[], None] = lambda: None
+        self._on_due: Callable[[], None] = lambda: None
         self._on_left: Callable[[Outgoing, int], None] = lambda _session, _first: None
         self._on_stale: Callable[[Header], None] = lambda _header: None
         self._on_restart_heard: Callable[[str], None] = lambda _node: None
@@ -79,6 +80,10 @@ class Sessions:
     def when_pending(self, callback: Callable[[], None]) -> None:
         """Call *callback* when there are new notes or frames to retransmit."""
         self._on_pending = callback
+
+    def when_due(self, callback: Callable[[], None]) -> None:
+        """Call *callback* when there is something for :meth:`tend`."""
+        self._on_due = callback
 
     def when_answered(self, callback: Callable[[], None]) -> None:
         """Call *callback* when the answer to :meth:`knows_positions` may have changed."""
@@ -171,6 +176,7 @@ class Sessions:
         Once that is known (:meth:`knows_positions`), an event that is sent from then on arrives or is reported missing.
         """
         self._positions.joined(partitions, nodes)
+        self._on_due()
 
     def knows_positions(self, partition: Partition) -> bool:
         """Return whether every node has said where its session to *partition* is, or is not expected to any more."""
@@ -186,6 +192,7 @@ class Sessions:
             if partitions is None or incoming.partition in partitions or self._own in partitions:  # answers come there
                 incoming.interrupted()
         self._positions.ask_again(self._heard(), partitions)
+        self._on_due()
 
     def nodes(self) -> set[str]:
         """Return the nodes that were heard, or that we have a session to, and that were not forgotten since."""
@@ -241,6 +248,10 @@ class Sessions:
             self._drop(key).leave()
         self._positions.left(partition)
 
+    def has_due(self) -> bool:
+        """Return whether there is something for :meth:`tend` that cannot wait."""
+        return bool(self._incomplete or self._ended or self._positions.has_due() or self._credit.has_due())
+
     def tend(self, now: float) -> Iterator[Ready | Gap]:
         """Do what is due: request what is missing, give up on what no node has, drop frames that are too old."""
         yield from self._finish(now)
@@ -294,6 +305,7 @@ class Sessions:
         if not (self._stopped and header.partition == self._own):
             incoming = self._incoming.get((header.node, header.session)) or self._begin(header)
             self._credit.active.add(incoming)
+            self._on_due()
             return incoming.on_frame(header, body, now)
         if self._closed:
             if header.count:
@@ -317,6 +329,7 @@ class Sessions:
         """Drop a session that its sender may continue after all."""
         incoming = self._drop(key)
         self._ended.append(incoming)
+        self._on_due()
         self._dropped.remember(incoming, self._positions.join_number(incoming.partition))
 
     def _drop(self, key: tuple[str, int]) -> Incoming:

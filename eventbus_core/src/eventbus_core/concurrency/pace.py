@@ -1,0 +1,52 @@
+"""The pauses between the ticks of a node: short ones while there is anything to look after."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import anyio
+
+from eventbus_core.concurrency.notifier import Notifier
+
+TICK: Final = 0.05
+LONGEST_REST: Final = 0.5
+RESTS_PER_LEASE: Final = 20
+"""A node that rests for half a lease takes itself for stopped."""
+
+
+def longest_rest(lease: float) -> float:
+    """Return for how many seconds a node with this *lease* may rest."""
+    return max(TICK, min(LONGEST_REST, lease / RESTS_PER_LEASE))
+
+
+class Pace:
+    """
+    The pauses between the ticks of a node: ``TICK`` seconds, or *rest* seconds while there is nothing to look after.
+
+    A component that adds something to look after calls :meth:`hurry`: then the next tick comes within ``TICK``.
+
+    Attributes:
+        resting: whether the current pause is a long one.
+    """
+
+    def __init__(self, rest: float) -> None:
+        self._rest = rest
+        self.resting = False
+        self._hurried = Notifier()
+
+    def hurry(self) -> None:
+        """End a rest: the next tick comes within ``TICK``."""
+        if self.resting:
+            self.resting = False
+            self._hurried.notify()
+
+    async def pause(self, *, rest: bool) -> None:
+        """Return when it is time for the next tick; *rest* says that there is nothing to look after."""
+        if rest:
+            self.resting = True
+            with anyio.move_on_after(self._rest):
+                await self._hurried.wait()
+            if self.resting:
+                self.resting = False
+                return
+        await anyio.sleep(TICK)
