@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 
 import anyio
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from eventbus import EventTooLarge, LimitExceeded, RequestTimeout, TransportUnavailable
 from eventbus_core.backend import Owner
 from eventbus_core.routing import forwarding as errands
-from tests.support import DEADLINE, Hooked, Inbox, buses, take, until
+from tests.support import DEADLINE, Hooked, Inbox, buses, take, tasks, until
 
 ASKING = True
 
@@ -87,22 +88,19 @@ async def test_g11_patterns_of_a_node(uri: str) -> None:
 
 
 async def test_g11_pending_requests(uri: str) -> None:
-    """One too many is refused before anything is sent; an answer, or a timeout, makes room."""
+    """One too many is refused before anything is sent; a caller that gives up, or a timeout, makes room."""
     async with buses(uri, 2, max_requests=2) as (a, b), b.client("silent") as silent:
-
-        async def ask() -> None:
-            with pytest.raises(RequestTimeout):
-                await a.request("silent", "n", timeout=0.2)
-
-        async with anyio.create_task_group() as group:
-            group.start_soon(ask)
-            group.start_soon(ask)
+        async with tasks() as group:
+            for _ in range(2):
+                group.start_soon(partial(a.request, "silent", "n", timeout=DEADLINE))
             await take(silent, 2)
             with pytest.raises(LimitExceeded, match="max_requests is 2"):
                 await a.request("silent", "n", timeout=DEADLINE)
             assert a.stats().pending_requests == 2
-        await ask()
-        assert len(await take(silent, 1)) == 1
+        for _ in range(3):
+            with pytest.raises(RequestTimeout):
+                await a.request("silent", "n", timeout=0.05)
+        assert len(await take(silent, 3)) == 3
 
 
 async def test_g11_claims_of_closed_handles_are_bounded_while_the_directory_is_away(

@@ -28,7 +28,7 @@ from tests.support import Host, Inbox, buses, fresh_namespace, take, tasks, unti
 
 TOPIC = "chat.room.42"
 BRIEF = "brief.room"
-RETAIN = {"chat.>": Retention(events=50), "brief.>": Retention(events=3, seconds=0.3)}
+RETAIN = {"chat.>": Retention(events=50), "brief.>": Retention(events=3, seconds=3.0)}
 
 
 async def publish(bus: Bus, first: int, last: int, topic: str = TOPIC) -> None:

@@ -41,7 +41,7 @@ async def test_g5_a_lingering_client_that_does_not_come_back_is_gone(uri: str) -
     async with buses(uri, 2) as (a, b):
         lost = Hooked()
         a.on_undeliverable(lost)
-        async with b.client("bob", linger=0.1, handler=Inbox()):
+        async with b.client("bob", linger=3.0, handler=Inbox()):
             await a.send("bob", "early")
             await fence([a], [b])
         await a.send("bob", "late")
@@ -102,7 +102,7 @@ async def test_g5_an_adopted_client_that_does_not_come_back_is_gone(uri: str) ->
         lost = Hooked()
         a.on_undeliverable(lost)
         async with eventbus.connect(uri, namespace=a.namespace, node="leaver") as leaver:
-            await leaver.client("bob", linger=1.0).__aenter__()
+            await leaver.client("bob", linger=4.0).__aenter__()
             await a.send("bob", "early")
             await fence([a], [leaver])
         await a.send("bob", "late")

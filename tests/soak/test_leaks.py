@@ -20,7 +20,7 @@ def _confirmed(bus: Bus, node: str) -> bool:
 
 async def test_g11_a_dead_node_is_forgotten() -> None:
     """Once the lease of a node that had nothing waiting is long over, nothing of the sessions with it is kept."""
-    async with cuttable_buses("memory://leaks", 3, lease=0.3) as (a, b, c):
+    async with cuttable_buses("memory://leaks", 3, lease=3.0) as (a, b, c):
         b.bus.on("news")(inbox := Inbox())
         c.bus.on("news")(Inbox())
         for bus in (a.bus, c.bus):
