@@ -211,7 +211,7 @@ async def test_a_process_leaves_a_group_that_gets_no_message(make: Make) -> None
     layer = make(group_expiry=0.0)
     await layer.group_add("quiet", await layer.new_channel())
     assert layer._joined is not None
-    assert not layer._joined.process._client._held.patterns
+    assert not layer._joined[1]._client._held.patterns
 
 
 async def test_no_message_is_lost_to_a_receive_that_is_cancelled(make: Make) -> None:

@@ -8,7 +8,7 @@ import pytest
 PUBLIC: Final = {
     "eventbus": """
         Backend BackendLoadError BlockingBus BlockingClient BlockingConsumer BlockingQueue BlockingRegistration
-        Bus BusClosed ClaimsSuspended Client ClientAlreadyClaimed ClientNotFound ClientTakenOver
+        Buffers Bus BusClosed ClaimsSuspended Client ClientAlreadyClaimed ClientNotFound ClientTakenOver
         ConfigurationError ConnectOptions Consumer Dropped Event EventBusError EventDataError EventTooLarge Explanation
         Gap Histogram InvalidName LimitExceeded NamespaceMismatch Node NodeAlreadyPresent NodeDraining OptionError
         Owner PartitionRefused Portal PortalClient PortalConsumer PortalQueue PortalRegistration Queue

@@ -97,6 +97,9 @@ async def call_from_elsewhere(bus: eventbus.Bus) -> None:
         assert_type(await alice.receive(), eventbus.Event)
         assert_type(await alice.ended(), eventbus.EventBusError)
     assert_type(eventbus.connect_blocking().portal(), eventbus.Portal)
+    buffers = eventbus.Buffers[bytes](100, expiry=60.0)
+    assert_type(buffers.put("alice", b""), bool)
+    assert_type(await buffers.get("alice"), bytes)
 
 
 def block() -> None:

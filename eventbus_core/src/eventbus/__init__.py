@@ -13,6 +13,7 @@ from eventbus_core.api.blocking import (
     BlockingRegistration,
     connect_blocking,
 )
+from eventbus_core.api.buffers import Buffers
 from eventbus_core.api.bus import Bus
 from eventbus_core.api.client import Client
 from eventbus_core.api.connect import connect
@@ -62,6 +63,7 @@ __all__ = (
     "BlockingConsumer",
     "BlockingQueue",
     "BlockingRegistration",
+    "Buffers",
     "Bus",
     "BusClosed",
     "ClaimsSuspended",

@@ -13,18 +13,18 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping
 from contextlib import suppress
 from logging import getLogger
 from threading import Lock
-from typing import Any, Final, NamedTuple
+from time import monotonic
+from typing import Any, Final
 from uuid import uuid4
 
 import msgspec
 
 import eventbus
-from eventbus import BlockingBus, ClientNotFound, Event, Portal, PortalClient, quote
-from eventbus_core.integrations.channel_buffers import ChannelBuffers, ChannelGroups
+from eventbus import BlockingBus, Buffers, ClientNotFound, Event, PortalClient, quote
 
 try:
     from channels.exceptions import ChannelFull
@@ -44,12 +44,6 @@ _WAIT: Final = 2.0
 """Seconds after which a receiver of a general channel looks up again which process has it."""
 
 _log = getLogger("eventbus.channels")
-
-
-class _Joined(NamedTuple):
-    bus: BlockingBus
-    portal: Portal
-    process: PortalClient  # receives what is for the channels of this process, and its groups
 
 
 class EventBusChannelLayer(BaseChannelLayer):  # type: ignore[misc]
@@ -90,13 +84,14 @@ class EventBusChannelLayer(BaseChannelLayer):  # type: ignore[misc]
     def _begin(self) -> None:
         """Be a layer that has not been used in this process."""
         self.client_prefix = uuid4().hex
-        self._process = os.getpid()
-        self._opening = Lock()
-        self._buffers = ChannelBuffers(self.get_capacity, self.expiry)
-        self._groups = ChannelGroups(self.group_expiry)  # by their topics
+        self._pid = os.getpid()
+        self._opening, self._lock = Lock(), Lock()
+        self._buffers = Buffers[bytes](self.get_capacity, self.expiry)
+        self._groups: dict[str, dict[str, float]] = {}  # by topic: the members in this process, and until when
+        self._next_sweep = monotonic() + self.group_expiry
         self._general: dict[str, PortalClient] = {}  # the general channels that are with this process
         self._answers: set[asyncio.Task[None]] = set()
-        self._joined: _Joined | None = None
+        self._joined: tuple[BlockingBus, PortalClient] | None = None
 
     async def new_channel(self, prefix: str = "specific.") -> str:
         """Return the name of a channel that is received in this process."""
@@ -114,13 +109,13 @@ class EventBusChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         if "!" in channel:
             assert self._is_here(channel), "Wrong client prefix"  # noqa: S101  # as Channels' own layers
             return self.deserialize(await self._buffers.get(channel))
-        joined, raw = await self._join(), None
+        (bus, process), raw = await self._join(), None
         while raw is None:
-            if self._is_here(channel) or await self._hold(joined, channel):
+            if self._is_here(channel) or await self._hold(bus, channel):
                 raw = await self._next(channel)
             else:
                 with suppress(ClientNotFound, eventbus.RequestFailed, eventbus.RequestTimeout):  # its process has gone
-                    raw = (await joined.portal.request(self._holder(channel), _RECEIVE, (channel, None))).data
+                    raw = (await process.request(self._holder(channel), _RECEIVE, (channel, None))).data
         return self.deserialize(raw)
 
     async def group_add(self, group: str, channel: str) -> None:
@@ -134,9 +129,9 @@ class EventBusChannelLayer(BaseChannelLayer):  # type: ignore[misc]
     async def group_send(self, group: str, message: dict[str, Any]) -> None:
         """Send a message to all channels of a group but those that are full."""
         topic, raw = self._topic(group), self.serialize(message)
-        joined = await self._join()
+        _, process = await self._join()
         self._deliver(topic, raw)
-        await joined.portal.publish(topic, raw)
+        await process.publish(topic, raw)
 
     async def flush(self) -> None:
         """Drop what waits in this process, and leave the bus; the next use joins it again."""
@@ -147,7 +142,7 @@ class EventBusChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         joined = self._joined
         self._begin()
         if joined is not None:
-            joined.bus.close()
+            joined[0].close()
 
     def serialize(self, message: Any) -> bytes:
         """Return a message as MessagePack."""
@@ -157,61 +152,77 @@ class EventBusChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         """Return the message that was serialized."""
         return msgspec.msgpack.decode(message)
 
-    async def _join(self) -> _Joined:
-        if self._process != os.getpid():
+    async def _join(self) -> tuple[BlockingBus, PortalClient]:
+        """Return the bus, and the client that receives what is for the channels of this process, and its groups."""
+        if self._pid != os.getpid():
             self._begin()  # a copy of the process that has this prefix
         return await asyncio.to_thread(self._open) if self._joined is None else self._joined
 
-    def _open(self) -> _Joined:
+    def _open(self) -> tuple[BlockingBus, PortalClient]:
         with self._opening:
-            joined = self._joined
-            if joined is None:
-                bus = eventbus.connect_blocking(self._uri).open()
-                process = bus.portal().client(f"{self.prefix}/{self.client_prefix}", handler=self._take_in)
-                try:
-                    asyncio.run(process.open())
-                except BaseException:
-                    bus.close()
-                    raise
-                joined = self._joined = _Joined(bus, bus.portal(), process)
-            return joined
+            if self._joined is not None:
+                return self._joined
+            bus = eventbus.connect_blocking(self._uri).open()
+            process = bus.portal().client(f"{self.prefix}/{self.client_prefix}", handler=self._take_in)
+            try:
+                asyncio.run(process.open())
+            except BaseException:
+                bus.close()
+                raise
+            self._joined = bus, process
+            return self._joined
 
     async def _at_holder(self, action: str, channel: str, detail: Any) -> bool:
         """Do *action* in the process that has *channel*; returns false if that is this one and the channel is full."""
         self.require_valid_channel_name(channel)
-        joined = await self._join()
+        bus, process = await self._join()
         while not self._is_here(channel):
             try:
-                await joined.portal.send(self._holder(channel), action, (channel, detail), expires=self.expiry)
+                await process.send(self._holder(channel), action, (channel, detail), expires=self.expiry)
+                return True
             except ClientNotFound:
                 if "!" in channel:
                     return True  # its process has gone, and the channel with it
-                await self._hold(joined, channel)
-            else:
-                return True
-        return await self._act(joined, action, channel, detail)
+                await self._hold(bus, channel)
+        return await self._act(process, action, channel, detail)
 
-    async def _act(self, joined: _Joined, action: str, channel: str, detail: Any) -> bool:
+    async def _act(self, process: PortalClient, action: str, channel: str, detail: Any) -> bool:
         if action == _MESSAGE:
             return self._buffers.put(channel, detail)
-        if action == _ADD:
-            expired = self._groups.add(detail, channel)
-            await joined.process.subscribe(detail)
-            for topic in expired:
-                await self._leave(joined, topic)
-        elif self._groups.discard(detail, channel):
-            await self._leave(joined, detail)
+        if action == _DISCARD:
+            with self._lock:
+                self._groups.get(detail, {}).pop(channel, None)
+            await self._leave(process, [detail])
+            return True
+        with self._lock:
+            self._groups.setdefault(detail, {})[channel] = monotonic() + self.group_expiry
+        await process.subscribe(detail)
+        if monotonic() >= self._next_sweep:
+            self._next_sweep = monotonic() + self.group_expiry
+            await self._leave(process, list(self._groups))
         return True
 
-    async def _leave(self, joined: _Joined, topic: str) -> None:
-        """Receive a group no more that has no members here."""
-        await joined.process.unsubscribe(topic)
-        if self._groups.members(topic):  # another thread added one meanwhile
-            await joined.process.subscribe(topic)
+    async def _leave(self, process: PortalClient, topics: Iterable[str]) -> None:
+        """Receive the groups among *topics* no more that have no members here."""
+        for topic in topics:
+            if not self._members(topic):
+                await process.unsubscribe(topic)
+                if self._members(topic):  # another thread added one meanwhile
+                    await process.subscribe(topic)
 
-    async def _hold(self, joined: _Joined, channel: str) -> bool:
+    def _members(self, topic: str) -> list[str]:
+        """Return the channels of this process in a group, without those that have been there for too long."""
+        with self._lock:
+            members, now = self._groups.get(topic, {}), monotonic()
+            for channel in [channel for channel, until in members.items() if until <= now]:
+                del members[channel]
+            if not members:
+                self._groups.pop(topic, None)
+            return list(members)
+
+    async def _hold(self, bus: BlockingBus, channel: str) -> bool:
         """Have a general channel in this process; returns false if another has it."""
-        client = joined.portal.client(self._holder(channel), takeover=False, handler=self._take_in)
+        client = bus.portal().client(self._holder(channel), takeover=False, handler=self._take_in)
         try:
             self._general[channel] = await client.open()
         except eventbus.ClientAlreadyClaimed:
@@ -220,20 +231,19 @@ class EventBusChannelLayer(BaseChannelLayer):  # type: ignore[misc]
 
     def _take_in(self, event: Event) -> Awaitable[object] | None:
         """Take in what other processes sent; runs in the event loop of the bus."""
-        joined = self._joined
-        if joined is None:
+        if self._joined is None:
             return None  # the layer was flushed
+        _, process = self._joined
         if event.topic is not None:
-            if event.source != joined.portal.address:  # our own channels have it already
-                self._deliver(event.topic, event.data)
-            return None if self._groups.members(event.topic) else self._leave(joined, event.topic)
+            own = event.source == process.name  # then our channels have it already
+            return None if own or self._deliver(event.topic, event.data) else self._leave(process, [event.topic])
         channel, detail = event.data
         if event.type == _RECEIVE:
-            task = asyncio.get_running_loop().create_task(self._answer(joined, event, channel))
+            task = asyncio.get_running_loop().create_task(self._answer(process, event, channel))
             self._answers.add(task)
             task.add_done_callback(self._answers.discard)
         elif event.type != _MESSAGE:
-            return self._act(joined, event.type, channel, detail)
+            return self._act(process, event.type, channel, detail)
         elif not self._buffers.put(channel, detail):
             _log.info("channel %s is over capacity: a message from %s was dropped", channel, event.source)
         return None
@@ -245,20 +255,22 @@ class EventBusChannelLayer(BaseChannelLayer):  # type: ignore[misc]
                 return await self._buffers.get(channel)
         return None
 
-    async def _answer(self, joined: _Joined, request: Event, channel: str) -> None:
+    async def _answer(self, process: PortalClient, request: Event, channel: str) -> None:
         """Give another process the next message of a general channel."""
         raw = await self._next(channel)
         try:
-            await joined.portal.reply(request, raw)
+            await process.reply(request, raw)
         except ClientNotFound:  # the process has gone
             if raw is not None:
                 self._buffers.put(channel, raw)
 
-    def _deliver(self, topic: str, raw: bytes) -> None:
-        members = self._groups.members(topic)
+    def _deliver(self, topic: str, raw: bytes) -> int:
+        """Put a message into the buffers of the members here; return how many there are."""
+        members = self._members(topic)
         full = sum(not self._buffers.put(channel, raw) for channel in members)
         if full:
             _log.info("%d of %d channels over capacity in group %s", full, len(members), topic.rpartition(".")[2])
+        return len(members)
 
     def _is_here(self, channel: str) -> bool:
         process, mark, _ = channel.partition("!")
