@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import anyio
 import pytest
 
-from eventbus import ClientNotFound, EventBusError, TransportUnavailable
+from eventbus import BusClosed, ClientNotFound, EventBusError, TransportUnavailable
 from eventbus_core.concurrency.batcher import Batcher
+from eventbus_core.concurrency.service_group import ServiceGroup
 from eventbus_core.errors import fresh_copy
 from tests.support import tasks, until
 
@@ -28,16 +29,40 @@ async def test_each_caller_of_a_failed_call_gets_an_exception_of_its_own() -> No
         except EventBusError as error:
             caught.append(error)
 
-    batcher: Batcher[int, int] = Batcher(refuse)
+    services = ServiceGroup()
+    batcher: Batcher[int, int] = Batcher(services, refuse)
     async with tasks() as group:
         for number in range(20):
             group.start_soon(ask, batcher, number)
         await anyio.lowlevel.checkpoint()
-        group.start_soon(batcher.run)
+        services.run_in(group)
         await until(lambda: len(caught) == 20)
     assert len(set(map(id, caught))) == 20
     assert {str(error) for error in caught} == {"the broker is down"}
     assert all(_depth(error) <= 3 for error in caught)
+
+
+async def test_a_question_after_the_services_have_ended_is_refused_and_so_is_one_that_waits() -> None:
+    async def call(questions: Sequence[int]) -> Sequence[int]:
+        return questions
+
+    services = ServiceGroup()
+    batcher: Batcher[int, int] = Batcher(services, call)
+    refused: list[int] = []
+
+    async def ask(number: int) -> None:
+        try:
+            await batcher.ask(number)
+        except BusClosed:
+            refused.append(number)
+
+    async with tasks() as group:
+        group.start_soon(ask, 1)
+        await until(lambda: batcher.waiting)
+        services.end()
+        await until(lambda: refused == [1])
+        await ask(2)
+        assert refused == [1, 2]
 
 
 def _depth(error: BaseException) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import anyio
 
 from eventbus_core.backend import NewEntry, Page, Retention
+from eventbus_core.concurrency.service_group import ServiceGroup
 from eventbus_core.history.history_reader import HistoryReader
 from eventbus_core.model.reports import GapReason
 from eventbus_core.model.tokens import Mark, Token
@@ -29,10 +30,10 @@ class BeginsAfterARead(MemoryHistory):
 async def test_g13_a_stream_that_begins_while_it_is_read_is_read_from_its_first_event() -> None:
     """As after a restart of a broker that lost everything: the gap is told, then all that was published since."""
     hub = Hub()
-    reader = HistoryReader(BeginsAfterARead(lambda: hub))
+    services = ServiceGroup()
+    reader = HistoryReader(BeginsAfterARead(lambda: hub), services)
     async with anyio.create_task_group() as group:
-        for run in reader.runners:
-            group.start_soon(run)
+        services.run_in(group)
         reading = await reader.since("s", RETENTION, Token("s", "former", Mark(5, 1)))
         assert reading.verdict.reason == GapReason.NEW_STREAM
         assert [(share.first, share.last) for share in reading.shares] == [(1, 3)]

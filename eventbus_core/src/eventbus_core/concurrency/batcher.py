@@ -7,7 +7,8 @@ from typing import Any, Generic, TypeVar, cast
 
 import anyio
 
-from eventbus_core.concurrency.notifier import Notifier
+from eventbus_core.concurrency.service_group import ServiceGroup
+from eventbus_core.concurrency.worker import Worker
 from eventbus_core.errors import EventBusError, fresh_copy
 from eventbus_core.model.state import not_open
 
@@ -36,12 +37,13 @@ class Batcher(Generic[Q, A]):
     """
     Collects the questions of many tasks and asks them in one bulk call, in the order in which they came.
 
-    The call runs in a task of its own, so a caller can be cancelled at once. If its answer arrives
+    The call runs in a task of *services*, so a caller can be cancelled at once. If its answer arrives
     after that, *abandoned* is called with the question and the answer.
     """
 
     def __init__(
         self,
+        services: ServiceGroup,
         call: Callable[[Sequence[Q]], Awaitable[Sequence[A]]],
         abandoned: Callable[[Q, A], None] = lambda _question, _answer: None,
     ) -> None:
@@ -49,8 +51,9 @@ class Batcher(Generic[Q, A]):
         self._abandoned = abandoned
         self._waiting: list[_Question[Q, A]] = []
         self._last: _Question[Q, A] | None = None
-        self._wake = Notifier()
         self._closed = False
+        self._worker = Worker(services, self._run)
+        services.ended.connect(self._close)
 
     async def ask(self, question: Q) -> A:
         """
@@ -58,7 +61,7 @@ class Batcher(Generic[Q, A]):
 
         Raises:
             EventBusError: the bulk call failed; each caller whose question was in it gets a copy of the error.
-            BusClosed: :meth:`run` has ended.
+            BusClosed: the services have ended.
         """
         entry = self._put(question)
         try:
@@ -91,18 +94,14 @@ class Batcher(Generic[Q, A]):
         if self._last is not None:
             await self._last.done.wait()
 
-    async def run(self) -> None:
-        """Serve until cancelled."""
-        try:
-            while True:
-                if not self._waiting:
-                    await self._wake.wait()
-                    continue
-                batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
-                await self._serve(batch)
-        finally:
-            self._closed = True
-            _fail(self._waiting, not_open())
+    async def _run(self) -> None:
+        while self._waiting:
+            batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
+            await self._serve(batch)
+
+    def _close(self) -> None:
+        self._closed = True
+        _fail(self._waiting, not_open())
 
     def _put(self, question: Q) -> _Question[Q, A]:
         if self._closed:
@@ -110,7 +109,7 @@ class Batcher(Generic[Q, A]):
         entry: _Question[Q, A] = _Question(question)
         self._waiting.append(entry)
         self._last = entry
-        self._wake.notify()
+        self._worker.wake()
         return entry
 
     async def _serve(self, batch: list[_Question[Q, A]]) -> None:

@@ -12,6 +12,7 @@ import anyio
 from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 
+from eventbus_core.concurrency.signal import Signal
 from eventbus_core.errors import EventBusError
 
 Service: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
@@ -28,10 +29,13 @@ class ServiceGroup:
 
     Attributes:
         exit: what ended the program within a function of the application; it is raised out of the body of the bus.
+        ended: called when all services have ended, with the bus.
     """
 
     def __init__(self) -> None:
         self.exit: BaseException | None = None
+        self.ended: Signal[[]] = Signal()
+        self._over = False
         self._group: TaskGroup | None = None
         self._body: TaskGroup | None = None
         self._host: asyncio.Task[Any] | None = None
@@ -42,8 +46,10 @@ class ServiceGroup:
         """
         Start *service* in a task of its own, in a copy of *context*, or of that in which the bus was opened.
 
-        It belongs to *group* if one is given.
+        It belongs to *group* if one is given. Once the services have ended, this does nothing.
         """
+        if self._over:
+            return
         group = group or self._group
         if group is None:
             self._early.append((service, context))
@@ -56,6 +62,11 @@ class ServiceGroup:
         early, self._early = self._early, []
         for service, context in early:
             self.start(service, context)
+
+    def end(self) -> None:
+        """Note that the services have ended, and start none any more."""
+        self._over = True
+        self.ended()
 
     def serve(self, body: TaskGroup) -> None:
         """Note that this task opens the bus, and that the cancellation of *body* ends it."""

@@ -33,4 +33,4 @@ class HistoryParts:
 
     def services(self) -> list[Service]:
         """Return the tasks to run."""
-        return [self.appender.run, self.feeds.run, *self.reader.runners]
+        return [self.appender.run, self.feeds.run]

@@ -10,6 +10,7 @@ from typing import Final, NamedTuple, TypeVar
 from eventbus_core.backend import History, NewEntry, Page, Position
 from eventbus_core.backend.history import FINGERPRINTS
 from eventbus_core.concurrency.batcher import Batcher
+from eventbus_core.concurrency.service_group import ServiceGroup
 from eventbus_core.errors import TransportUnavailable
 from eventbus_core.history.resumption import Verdict, judge
 from eventbus_core.history.shares import Share, share_of
@@ -56,15 +57,13 @@ class HistoryReader:
 
     Attributes:
         reads: pages read so far.
-        runners: the tasks to run.
     """
 
-    def __init__(self, history: History) -> None:
+    def __init__(self, history: History, services: ServiceGroup) -> None:
         self.reads = 0
         self._history = history
-        self._pages: Batcher[tuple[str, int], Page | None] = Batcher(self._read)
-        self._beginnings: Batcher[NewEntry, Position] = Batcher(history.append)
-        self.runners = (self._pages.run, self._beginnings.run)
+        self._pages: Batcher[tuple[str, int], Page | None] = Batcher(services, self._read)
+        self._beginnings: Batcher[NewEntry, Position] = Batcher(services, history.append)
 
     async def position(self, stream: str, retention: Retention) -> Position:
         """Return the position of the newest event of *stream*, which is created if there is none."""

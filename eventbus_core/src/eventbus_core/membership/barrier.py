@@ -11,6 +11,7 @@ import attrs
 from eventbus_core.backend import Directory
 from eventbus_core.concurrency.batcher import Batcher
 from eventbus_core.concurrency.notifier import Notifier
+from eventbus_core.concurrency.service_group import ServiceGroup
 from eventbus_core.membership.channel import ControlChannel
 from eventbus_core.model.event import Event
 from eventbus_core.model.names import is_other_node
@@ -43,14 +44,13 @@ class Barrier:
     that wait at the same time share one request.
     """
 
-    def __init__(self, channel: ControlChannel, directory: Directory) -> None:
+    def __init__(self, channel: ControlChannel, directory: Directory, services: ServiceGroup) -> None:
         self._channel = channel
         self._directory = directory
         self._number = 0
         self._missing: set[str] = set()
         self._answered = Notifier()
-        self._requests: Batcher[str, None] = Batcher(self._request)
-        self.run = self._requests.run
+        self._requests: Batcher[str, None] = Batcher(services, self._request)
         channel.on_query(REACH, self._answer)
         channel.on(REACHED, self._take_answer)
 

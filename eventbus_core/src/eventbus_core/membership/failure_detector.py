@@ -10,8 +10,9 @@ import anyio
 
 from eventbus_core.backend import Directory, Node
 from eventbus_core.concurrency.backoff import retry_pause
-from eventbus_core.concurrency.notifier import Notifier
+from eventbus_core.concurrency.service_group import ServiceGroup
 from eventbus_core.concurrency.signal import Signal
+from eventbus_core.concurrency.worker import Worker
 from eventbus_core.errors import EventBusError
 from eventbus_core.membership.lease import Lease
 from eventbus_core.observability.log import get_logger
@@ -79,6 +80,7 @@ class FailureDetector:
         lease: Lease,
         status: BrokerStatus,
         rejections: Rejections,
+        services: ServiceGroup,
     ) -> None:
         self.dead: Signal[[str]] = Signal()
         self.announced: Signal[[str]] = Signal()
@@ -96,7 +98,7 @@ class FailureDetector:
         self._suspect_incarnations: set[str] = set()  # nodes that a frame, perhaps a forged one, said to have restarted
         self._check_incarnations_at = 0.0
         self._announcing = False
-        self._work = Notifier()
+        self._worker = Worker(services, self._run)
         sessions.when_stale(self._on_stale)
         sessions.when_restart_heard(self._verify)
 
@@ -108,23 +110,19 @@ class FailureDetector:
     def look_for_deaths(self) -> None:
         """Find out which nodes died since the last call, now that our own lease is confirmed."""
         self._announcing = True
-        self._work.notify()
+        self.tend()
 
     def has_due(self) -> bool:
         """Return whether the directory is to be asked soon."""
         return bool(self._suspect_incarnations)
 
     def tend(self) -> None:
-        """Start the roll call if it is due."""
+        """Ask the directory if something is due."""
         if self._is_due():
-            self._work.notify()
+            self._worker.wake()
 
-    async def run(self) -> None:
-        """Ask the directory whenever something is due."""
-        while True:
-            if not self._is_due():
-                await self._work.wait()
-                continue
+    async def _run(self) -> None:
+        while self._is_due():
             try:
                 await self._ask()
             except EventBusError as error:
@@ -189,4 +187,4 @@ class FailureDetector:
         """Find out in which incarnation *node* is alive."""
         if len(self._suspect_incarnations) < MAX_SUSPECT_INCARNATIONS:
             self._suspect_incarnations.add(node)
-        self._work.notify()
+        self.tend()

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Sequence
 from time import monotonic
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import anyio
 
 from eventbus_core.backend import Claim, Directory, Owner, Terms
 from eventbus_core.concurrency.batcher import Batcher
+from eventbus_core.concurrency.service_group import ServiceGroup
 from eventbus_core.concurrency.signal import Signal
 from eventbus_core.errors import (
     BusClosed,
@@ -50,7 +51,7 @@ class Ownership:
         doubted: called when a claim failed, so that the directory may have granted it or not.
     """
 
-    def __init__(self, directory: Directory, options: BusOptions, node: str) -> None:
+    def __init__(self, directory: Directory, options: BusOptions, node: str, services: ServiceGroup) -> None:
         self.clients: dict[str, HeldClient] = {}
         self.incarnation = 0
         self.entered_at = 0.0
@@ -67,8 +68,8 @@ class Ownership:
         self._owed: set[Claim] = set()  # releases that the directory has not confirmed yet
         self._claiming_again: set[str] = set()
         self._superseded: dict[str, tuple[int, str]] = {}  # by claims of other nodes, during claims of ours
-        self._claims = Batcher(self._claim_batch, self._abandoned)
-        self._releases = Batcher(self._release_all)
+        self._claims = Batcher(services, self._claim_batch, self._abandoned)
+        self._releases = Batcher(services, self._release_all)
 
     async def enter(self) -> None:
         """
@@ -184,11 +185,6 @@ class Ownership:
                 raise
         if self.entered:
             await self._directory.leave()
-
-    def runners(self) -> Iterator[Callable[[], Coroutine[Any, Any, None]]]:
-        """Yield the functions that run as tasks while the node is on the bus."""
-        yield self._claims.run
-        yield self._releases.run
 
     def doubt(self, *clients: str) -> None:
         """Have :class:`Confirmation` ask for *clients* with each renewal, for a lease: there may be unknown claims."""

@@ -12,6 +12,7 @@ import anyio
 
 from eventbus_core.concurrency.notifier import Notifier
 from eventbus_core.concurrency.service_group import ServiceGroup
+from eventbus_core.concurrency.worker import Worker
 from eventbus_core.model.event import Event
 from eventbus_core.model.reports import Dropped, Gap, Undeliverable
 from eventbus_core.observability.log import LogLimit, get_logger
@@ -40,7 +41,7 @@ class HookRunner:
         self._services = services
         self._log_limit = LogLimit(LOG_PERIOD)
         self._calls: deque[tuple[str, Context, Callable[..., Any], tuple[Any, ...]]] = deque()
-        self._work = Notifier()
+        self._worker = Worker(services, self._run)
         self._idle = Notifier()
 
     def call(self, name: str, context: Context, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
@@ -52,19 +53,15 @@ class HookRunner:
                 logger.warning(text, self._node, name, len(self._calls), extra={"node": self._node, "hook": name})
             return
         self._calls.append((name, context, function, args))
-        self._work.notify()
+        self._worker.wake()
 
     async def settled(self) -> None:
         """Return once all calls have been made."""
         while self._calls:
             await self._idle.wait()
 
-    async def run(self) -> None:
-        """Make the calls as they come."""
-        while True:
-            if not self._calls:
-                self._idle.notify()
-                await self._work.wait()
+    async def _run(self) -> None:
+        while self._calls:
             name, context, function, args = self._calls[0]
             context = context.copy()
             try:
@@ -75,6 +72,7 @@ class HookRunner:
             except BaseException as error:
                 self._failed(name, error)
             self._calls.popleft()
+        self._idle.notify()
 
     async def _finish(self, name: str, result: Awaitable[object]) -> None:
         try:

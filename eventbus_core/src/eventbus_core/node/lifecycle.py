@@ -117,6 +117,7 @@ class Lifecycle:
                 self._crash()
                 raise
             finally:
+                self.node.services.end()
                 winding_up.cancel()  # it needs the tasks of the bus
 
         async def wind_up() -> None:
@@ -307,17 +308,11 @@ class Lifecycle:
     def _services(self) -> list[Service]:
         return [
             self.node.receiver.run,
-            self.node.forwarder.run,
-            self.node.detector.run,
-            self.node.hooks.runner.run,
             partial(self.node.lanes.run, self.node.joining.joined),
             self._tick,
             self._keep_lease,
             self._come_in,
             self.node.scheduler.run,
-            *self.node.ownership.runners(),
-            *self.node.locator.runners(),
-            self.node.barrier.run,
             *([] if self.node.history is None else self.node.history.services()),
         ]
 

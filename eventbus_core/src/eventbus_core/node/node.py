@@ -135,13 +135,13 @@ class LocalNode:
         )
         directory: Directory = transport.directory or self.peers  # type: ignore[assignment]  # one of the two is there
         self.directory = directory
-        self.ownership = Ownership(directory, options, self.id)
+        self.ownership = Ownership(directory, options, self.id, self.services)
         self.confirmation = Confirmation(directory, self.ownership, options.lease)
         self.lease = Lease(directory, options.lease, self.id, state, self.status, self.ownership, self.confirmation)
         self.detector = FailureDetector(
-            self.id, options.lease, directory, self.sessions, self.lease, self.status, self.rejections
+            self.id, options.lease, directory, self.sessions, self.lease, self.status, self.rejections, self.services
         )
-        self.barrier = Barrier(self.channel, directory)
+        self.barrier = Barrier(self.channel, directory, self.services)
 
     def _make_routing(self) -> None:
         options, channel, ownership, outbox = self.options, self.channel, self.ownership, self.outbox
@@ -153,7 +153,7 @@ class LocalNode:
         )
         self.takeover = Takeover(channel, ownership, self.table, self.barrier, self.reports)
         self.forwarder = Forwarder(
-            channel, self.directory, ownership, self.lease, self.table, self.takeover, self.reports
+            channel, self.directory, ownership, self.lease, self.table, self.takeover, self.reports, self.services
         )
         self.lost_nodes = LostNodes(
             outbox,
@@ -166,7 +166,7 @@ class LocalNode:
             self.detector,
         )
         self.fanout = FanOut(options, outbox, self.sessions, self.subscriptions, self.deadlines, self.reports)
-        self.locator = Locator(self.id, self.directory, ownership, self.lease, self.table)
+        self.locator = Locator(self.id, self.directory, ownership, self.lease, self.table, self.services)
         self.router = Router(channel, outbox, ownership, self.table, self.locator, self.fanout, self.deadlines)
         self.sender = self._sender_class()(
             self.router,
@@ -259,7 +259,7 @@ class LocalNode:
         relay = ShareRelay(self.fanout, self.ids, self.channel.address, self.transport.capabilities.max_frame_size)
         appender = Appender(self.id, history, options, self.state, relay.send)
         sender.retain(options, appender, self.deadlines)
-        reader = HistoryReader(history)
+        reader = HistoryReader(history, self.services)
         feeds = Feeds(options, self.subscriptions, reader, self.rejections, self.hooks.on_gap.emit)
         shares = Handler(self.scheduler, f"{SHARES}>", feeds.on_share)
         self.subscriptions.topics.add(shares.name, shares.mailbox)  # the lanes come with what others subscribe to

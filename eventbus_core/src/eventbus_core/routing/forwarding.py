@@ -12,6 +12,8 @@ from msgspec.structs import replace
 from eventbus_core.backend import Directory, Owner
 from eventbus_core.concurrency.backoff import retry_pause
 from eventbus_core.concurrency.notifier import Notifier
+from eventbus_core.concurrency.service_group import ServiceGroup
+from eventbus_core.concurrency.worker import Worker
 from eventbus_core.errors import EventBusError
 from eventbus_core.membership.channel import ControlChannel
 from eventbus_core.membership.held_client import HeldClient
@@ -66,6 +68,7 @@ class Forwarder:
         table: RoutingTable,
         takeover: Takeover,
         reports: UndeliverableReports,
+        services: ServiceGroup,
     ) -> None:
         self.deliveries = self.forwarded = 0
         self._channel = channel
@@ -77,14 +80,14 @@ class Forwarder:
         self._takeover = takeover
         self._reports = reports
         self._strays: deque[Stray] = deque()
-        self._work = Notifier()
         self._progress = Notifier()
+        self._worker = Worker(services, self.run)
 
     def add(self, strays: Sequence[Stray]) -> None:
         """Forward *strays*."""
         if strays:
             self._strays.extend(strays)
-            self._work.notify()
+            self._worker.wake()
 
     def stray(self, stray: Stray) -> None:
         """Forward an event whose client is not held here any more."""
@@ -123,11 +126,8 @@ class Forwarder:
             stray.settle()
 
     async def run(self) -> None:
-        """Forward strays as they come."""
-        while True:
-            if not self._strays:
-                await self._work.wait()
-                continue
+        """Forward strays until none is left."""
+        while self._strays:
             try:
                 await self._redirect(self._strays)
                 self._progress.notify()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterator, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 
 import anyio
 
 from eventbus_core.backend import Directory, Owner
 from eventbus_core.concurrency.batcher import Batcher
+from eventbus_core.concurrency.service_group import ServiceGroup
 from eventbus_core.errors import ClientNotFound
 from eventbus_core.membership.lease import Lease
 from eventbus_core.membership.ownership import Ownership
@@ -23,7 +24,13 @@ class Locator:
     """Looks up addresses that the routing table does not have."""
 
     def __init__(
-        self, node: str, directory: Directory, ownership: Ownership, lease: Lease, table: RoutingTable
+        self,
+        node: str,
+        directory: Directory,
+        ownership: Ownership,
+        lease: Lease,
+        table: RoutingTable,
+        services: ServiceGroup,
     ) -> None:
         self._node = node
         self._directory = directory
@@ -31,13 +38,8 @@ class Locator:
         self._lease = lease
         self._table = table
         # A sender that waits no longer leaves its question: the answer is remembered for the next one.
-        self._clients = Batcher(directory.locate, self._remember)
-        self._nodes = Batcher(self._find_nodes, self._remember)
-
-    def runners(self) -> Iterator[Callable[[], Coroutine[Any, Any, None]]]:
-        """Yield the functions that run as tasks while the node is on the bus."""
-        yield self._clients.run
-        yield self._nodes.run
+        self._clients = Batcher(services, directory.locate, self._remember)
+        self._nodes = Batcher(services, self._find_nodes, self._remember)
 
     async def locate(self, client: str) -> Owner | None:
         """Return the owner of *client* as the directory knows it now."""
