@@ -96,7 +96,8 @@ class MemoryDirectory(Directory):
 
     async def nodes(self) -> Sequence[Node]:
         await checkpoint()
-        return [Node(id, lease.incarnation, lease.left) for id, lease in self._hub.leases.items() if lease.left > 0]
+        now, leases = monotonic(), self._hub.leases
+        return [Node(id, lease.incarnation, left) for id, lease in leases.items() if (left := lease.ends - now) > 0]
 
     async def clients(self, node: str | None = None) -> AsyncIterator[str]:
         names = list(self._hub.owners)
