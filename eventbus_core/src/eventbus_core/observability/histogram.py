@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator
+from functools import cache
 from itertools import accumulate
 from typing import Final
 
@@ -66,7 +67,7 @@ class Spread:
 
     def __init__(self, first: float) -> None:
         self._first = first
-        self._bounds = [first * 2**i for i in range(BUCKETS)]
+        self._bounds = _bounds(first)
         self._counts = [0] * (BUCKETS + 1)
         self._total = 0.0
 
@@ -78,6 +79,12 @@ class Spread:
     def histogram(self) -> Histogram:
         """Return all values so far."""
         return Histogram(self._first, _trimmed(tuple(self._counts)), self._total)
+
+
+@cache
+def _bounds(first: float) -> tuple[float, ...]:
+    """Return the upper bounds of all buckets but the last; every spread of a process shares them."""
+    return tuple(first * 2**i for i in range(BUCKETS))
 
 
 def _trimmed(counts: tuple[int, ...]) -> tuple[int, ...]:
