@@ -11,14 +11,14 @@ from hypothesis import HealthCheck, settings
 from eventbus_core.api import discovery
 from tests.servers import RedisServer, ServerError
 
-settings.register_profile("default", deadline=None, max_examples=50)
+TIMELESS = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # these are about the machine
+settings.register_profile("default", TIMELESS, max_examples=50)
 settings.register_profile(
     "ci",
-    deadline=None,
+    TIMELESS,
     max_examples=100,
     derandomize=True,  # a red run says something about the change, and can be repeated
     print_blob=True,
-    suppress_health_check=[HealthCheck.too_slow],  # that is about the machine
 )
 settings.load_profile("ci" if os.environ.get("CI") else "default")
 
