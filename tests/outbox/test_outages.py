@@ -57,7 +57,7 @@ async def test_delivery_within_a_node_goes_on_without_redis(redis_server: RedisS
 
 async def test_g5_events_that_a_closing_bus_gives_up_are_reported(redis_server: RedisServer) -> None:
     """Events that were accepted and never got to the broker are told to the hook and counted, none in silence."""
-    options: dict[str, Any] = {"lease": 60.0, "close_timeout": 0.2, "send_timeout": 0.3}
+    options: dict[str, Any] = {"lease": 60.0, "close_timeout": 0.2, "send_timeout": 3.0}
     async with buses(redis_server.uri, 1, **options) as (b,), b.client("bob", handler=(inbox := Inbox())):
         lost = Hooked()
         a = eventbus.connect(redis_server.uri, namespace=b.namespace, node="a", **options)
@@ -71,9 +71,7 @@ async def test_g5_events_that_a_closing_bus_gives_up_are_reported(redis_server: 
             await until(lambda: a.state == "disconnected")
             await a.publish("topic.1")
             await a.broadcast("broadcast.1")
-            with pytest.raises(
-                eventbus.TransportUnavailable, match=r"within 0\.3 s the broker has not taken 12 accepted"
-            ):
+            with pytest.raises(eventbus.TransportUnavailable, match=r"within 3 s the broker has not taken 12 accepted"):
                 await a.flush()
         types = [*(f"to.bob.{number}" for number in range(10)), "topic.1", "broadcast.1"]
         assert sorted(fate.type for fate in lost) == sorted(types)
@@ -85,7 +83,7 @@ async def test_g5_events_that_a_closing_bus_gives_up_are_reported(redis_server: 
 
 async def test_a_send_that_finds_no_room_while_redis_is_away_raises(redis_server: RedisServer) -> None:
     """The outbox holds what fits; then senders wait, and are told after ``send_timeout`` which events were refused."""
-    options = {"outbox_size": 4096, "send_timeout": 0.3, "lease": 60.0}
+    options = {"outbox_size": 4096, "send_timeout": 3.0, "lease": 60.0}
     async with buses(redis_server.uri, 2, **options) as (a, b), b.client("bob", handler=(inbox := Inbox())):
         await a.send("bob", "n", -1)
         await inbox.got(1)

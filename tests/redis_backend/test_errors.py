@@ -52,7 +52,7 @@ async def test_the_error_names_an_unreachable_server_once() -> None:
 
 
 async def test_the_error_for_tls_to_a_plain_port_suggests_redis(redis_server: RedisServer) -> None:
-    fault = await fault_of(f"rediss://{HOST}:{redis_server.port}?connect_timeout=0.3")
+    fault = await fault_of(f"rediss://{HOST}:{redis_server.port}?connect_timeout=3")
     assert fault.endswith("check that the server speaks TLS on this port")
 
 
@@ -63,7 +63,7 @@ async def test_the_error_for_plain_text_to_a_tls_port_suggests_rediss() -> None:
 
 async def test_the_error_names_a_server_that_went_away_once(redis_server: RedisServer) -> None:
     """Also where one error is the cause of another."""
-    async with buses(f"{redis_server.uri}?command_timeout=0.3", 1, lease=60.0, close_timeout=0.1) as (bus,):
+    async with buses(f"{redis_server.uri}?command_timeout=2", 1, lease=60.0, close_timeout=0.1) as (bus,):
         reasons: list[str] = []
         bus.on_disconnected(reasons.append)
         redis_server.kill()

@@ -176,7 +176,7 @@ async def test_g10_a_server_that_does_not_serve_stalls_its_partitions_only(tmp_p
     with Shards(tmp_path, 3) as shards:
         server = shards.servers[2]
         one, two = nodes_on(shards, shards.name(1), 2)
-        uri = f"{shards.uri}?probe_interval=0.2&probe_timeout=0.5&command_timeout=1"
+        uri = f"{shards.uri}?probe_interval=0.2&probe_timeout=3&command_timeout=3"
         space = fresh_namespace()
         async with (
             eventbus.connect(uri, namespace=space, node=one) as a,
@@ -220,7 +220,7 @@ async def test_g10_a_server_that_does_not_serve_stalls_its_partitions_only(tmp_p
 async def test_a_node_opens_while_one_server_is_away(tmp_path: Path) -> None:
     with Shards(tmp_path, 3) as shards:
         one, two = nodes_on(shards, shards.name(1), 2)
-        uri = f"{shards.uri}?command_timeout=0.5&connect_timeout=0.5"
+        uri = f"{shards.uri}?command_timeout=3&connect_timeout=3"
         space = fresh_namespace()
         shards.servers[2].kill()
         async with (
