@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from itertools import count
 from pathlib import Path
+from time import monotonic
 
 import anyio
 import pytest
@@ -21,6 +22,7 @@ from eventbus_core.backend import (
 from eventbus_core.errors import TransportUnavailable
 from eventbus_core.testing import until
 from eventbus_redis import RedisClusterTransport
+from eventbus_redis.cluster import topology
 from eventbus_redis.cluster.names import Names
 from eventbus_redis.cluster.slots import key_slot
 from tests.clusters import ClusterServer, RedisCluster
@@ -131,6 +133,21 @@ async def flowing(sender: Reading, receiver: Reading, partition: Partition) -> A
 
 def same_primary(cluster: RedisCluster, server: ClusterServer) -> set[Partition]:
     return {lane for lane in LANES if cluster.owner(NAMES.slot(lane)) is server}
+
+
+async def test_a_transport_that_opens_waits_for_slow_servers(
+    well: RedisCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For as long as ``connect_timeout`` says: a machine may stand still for a while."""
+    monkeypatch.setattr(topology, "ANSWER_TIMEOUT", 0.05)
+    transport = RedisClusterTransport(TransportURI.parse(f"{well.uri}?connect_timeout=60"), "n0")
+    well.pause()
+    async with anyio.create_task_group() as group:
+        group.start_soon(transport.open)
+        begun = monotonic()
+        await until(lambda: monotonic() > begun + 0.3)
+        well.resume()
+    await transport.aclose()
 
 
 @pytest.mark.parametrize("source_first", [False, True])

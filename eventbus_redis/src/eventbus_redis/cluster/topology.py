@@ -21,7 +21,7 @@ from eventbus_redis.server import CLUSTER, DEFAULT_PORT, Server
 ASKED: Final = 5
 """Servers that are asked for the owners of slots at a time."""
 ANSWER_TIMEOUT: Final = 1.0
-"""Seconds for which the answers are awaited."""
+"""Seconds for which the answers are awaited, once an answer has come; before that, ``connect_timeout``."""
 STRAGGLERS: Final = 0.2
 """Seconds for which other answers are awaited after that of a healthy server."""
 REFRESH_PAUSE: Final = 0.1
@@ -124,7 +124,8 @@ class Topology:
         asked = self._some()
         tasks = {asyncio.create_task(self._answer(address)) for address in asked}
         answers: list[View | EventBusError] = []
-        pending, until = tasks, monotonic() + min(self._patience, ANSWER_TIMEOUT)
+        patience = min(self._patience, ANSWER_TIMEOUT) if self._known else self._patience
+        pending, until = tasks, monotonic() + patience
         try:
             while pending and (left := until - monotonic()) > 0:
                 done, pending = await asyncio.wait(pending, timeout=left, return_when=asyncio.FIRST_COMPLETED)
