@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from typing import ClassVar
 
 import anyio
+from anyio.lowlevel import checkpoint
 
-from eventbus_core.backend import Frame, Partition, TransportURI
+from eventbus_core.backend import Frame, Outcome, Partition, TransportURI
 from eventbus_core.errors import TransportUnavailable
 from eventbus_memory import MemoryTransport
 
@@ -53,6 +54,28 @@ class Sharded(MemoryTransport):
             return await super().publish(frames)
         finally:
             self.busy.discard(server)
+
+    def begin_publish(self, frames: Sequence[Frame]) -> Outcome | None:
+        (server,) = {self.route(frame.partition) for frame in frames}
+        assert server not in self.busy, "two writes of one route at a time"
+        if server in self.hung:
+            return None
+        self.busy.add(server)
+        taken = self.taken.pop(server, len(frames) + 1)
+        counts = self._hand_over(frames[:taken])
+
+        async def outcome() -> Sequence[int]:
+            try:
+                while server in self.hung and not self._closing.is_set():
+                    await self.hung[server].wait()
+                await checkpoint()
+                if taken <= len(frames):
+                    raise TransportUnavailable(f"{server} has failed")
+                return counts
+            finally:
+                self.busy.discard(server)
+
+        return outcome
 
     async def aclose(self) -> None:
         self._closing.set()

@@ -18,8 +18,8 @@ PUBLIC: Final = {
     """,
     "eventbus_core.backend": """
         ALL_NODES Address BusOptions Capabilities Claim Directory Disconnected Entry Finding Frame History Interrupted
-        NewEntry NoOptions Node Owner POSITION_LIFE Page Partition Position PAGE_SIZE Retention Role Terms Transport
-        TransportURI get_logger lane_partition new_epoch node_partition option
+        NewEntry NoOptions Node Outcome Owner POSITION_LIFE Page Partition Position PAGE_SIZE Retention Role Terms
+        Transport TransportURI get_logger lane_partition new_epoch node_partition option
     """,
     "eventbus_core.testing": "BackendSuite Chaos ChaosTransport Inbox chaos_around until",
     "eventbus_core": "__version__",

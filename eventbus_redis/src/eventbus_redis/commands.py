@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any
 
+import anyio
 from redis.exceptions import NoScriptError, ResponseError
 
 from eventbus_core.errors import TransportUnavailable
@@ -27,7 +29,7 @@ class Commands:
     def __init__(self, server: Server, timeout: float) -> None:
         self._server = server
         self._timeout = timeout
-        self._lock = asyncio.Lock()
+        self._turn = anyio.Semaphore(1, fast_acquire=True)
         self._connection: Connection | None = None
         self._closed = False
 
@@ -66,6 +68,27 @@ class Commands:
         with redis_errors(self._server.uri):
             return await self._exchange(pieces, count)
 
+    def begin(self, pieces: Sequence[bytes], count: int) -> Callable[[], Awaitable[list[Any]]] | None:
+        """
+        Write *count* commands in *pieces* now, and return the call that waits for their replies, as :meth:`send` does.
+
+        Return ``None``, and write nothing, if there is no connection or another caller has its turn. All other callers
+        wait until the returned call has ended.
+        """
+        connection = self._connection
+        if connection is None or connection.lost or self._turn.value == 0:
+            return None
+        self._turn.acquire_nowait()
+        connection.write(pieces)
+        return partial(self._finish, connection, count)
+
+    async def _finish(self, connection: Connection, count: int) -> list[Any]:
+        try:
+            with redis_errors(self._server.uri):
+                return await self._read_replies(connection, count)
+        finally:
+            self._turn.release()
+
     async def run(self, script: Script, calls: Sequence[bytes]) -> list[Any]:
         """Do what :meth:`call` does for *calls* of *script*; load the script first if the server lacks it."""
         with redis_errors(self._server.uri):
@@ -98,25 +121,28 @@ class Commands:
             raise
 
     async def _exchange(self, pieces: Sequence[bytes], count: int) -> list[Any]:
-        async with self._lock:
+        async with self._turn:
             if not self._connected():
                 await self._connect()
             connection = self._connection
             if connection is None or self._closed:
                 self.close()
                 raise TransportUnavailable(f"the connection to {self._server.uri} is closed")
-            try:
-                connection.write(pieces)
-                replies = await connection.read_replies(count)
-            except BaseException:
-                self._connection = None
-                connection.close()
-                raise
-            for reply in replies:
-                if isinstance(reply, ResponseError) and denies_writes(reply):
-                    self._server.drop(str(reply))
-                    break
-            return replies
+            connection.write(pieces)
+            return await self._read_replies(connection, count)
+
+    async def _read_replies(self, connection: Connection, count: int) -> list[Any]:
+        try:
+            replies = await connection.read_replies(count)
+        except BaseException:
+            self._connection = None
+            connection.close()
+            raise
+        for reply in replies:
+            if isinstance(reply, ResponseError) and denies_writes(reply):
+                self._server.drop(str(reply))
+                break
+        return replies
 
     def _connected(self) -> bool:
         return self._connection is not None and not self._connection.lost

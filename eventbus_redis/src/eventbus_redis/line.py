@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from time import monotonic
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from redis.exceptions import NoScriptError, ResponseError
 
-from eventbus_core.backend import Disconnected, Frame, Interrupted, Partition
+from eventbus_core.backend import Disconnected, Frame, Interrupted, Outcome, Partition
 from eventbus_core.errors import EventBusError
 from eventbus_redis.channels import Channels
 from eventbus_redis.commands import Commands
@@ -97,6 +97,13 @@ class Line:
         """See :meth:`Transport.receive`; what is yielded concerns all partitions of this line."""
         return self._subscriber.receive()
 
+    def begin_publish(self, frames: Sequence[Frame]) -> Outcome | None:
+        """See :meth:`Transport.begin_publish`; ``None`` too if frames are published by a script, or may have to be."""
+        if self._replicated or self.server.replicas or monotonic() >= self._look_at:
+            return None
+        replies = self.publisher.begin(self._packed(frames, pack_publish), len(frames))
+        return None if replies is None else partial(self._publish, frames, pack_publish, replies)
+
     async def publish(self, frames: Sequence[Frame]) -> Sequence[int]:
         """See :meth:`Transport.publish`; one call at a time."""
         if not self._replicated and monotonic() >= self._look_at:
@@ -112,16 +119,17 @@ class Line:
         await self.publisher.call(pack("SCRIPT", "LOAD", self._script.source))
         return await self._publish(frames, self._pack_script)
 
-    async def _publish(self, frames: Sequence[Frame], packer: Packer) -> Sequence[int]:
+    async def _publish(
+        self, frames: Sequence[Frame], packer: Packer, begun: Callable[[], Awaitable[list[Any]]] | None = None
+    ) -> Sequence[int]:
         receivers: list[int] = []
         refusal: EventBusError | None = None
         while len(receivers) < len(frames):
             rest = frames[len(receivers) :]
-            pieces: list[bytes] = []
-            for partition, data in rest:
-                pieces += packer(self._channels.name(partition), data)
+            replies = begun() if begun is not None else self.publisher.send(self._packed(rest, packer), len(rest))
+            begun = None
             # Fewer replies than frames: the server hung up on the last frame that it answered for.
-            for reply in await self.publisher.send(pieces, len(rest)):
+            for reply in await replies:
                 if isinstance(reply, ResponseError):
                     error = frame_refusal(self.server.uri, reply)
                     refusal, reply = refusal or error, -1
@@ -129,3 +137,9 @@ class Line:
         if refusal is not None:
             raise frames_refused(frames, receivers, refusal)
         return receivers
+
+    def _packed(self, frames: Sequence[Frame], packer: Packer) -> list[bytes]:
+        pieces: list[bytes] = []
+        for partition, data in frames:
+            pieces += packer(self._channels.name(partition), data)
+        return pieces

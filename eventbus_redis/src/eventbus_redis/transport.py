@@ -12,6 +12,7 @@ from eventbus_core.backend import (
     Finding,
     Frame,
     Interrupted,
+    Outcome,
     Partition,
     Role,
     Transport,
@@ -81,6 +82,9 @@ class RedisTransport(Transport):
 
     async def publish(self, frames: Sequence[Frame]) -> Sequence[int]:
         return await self._line.publish(frames)
+
+    def begin_publish(self, frames: Sequence[Frame]) -> Outcome | None:
+        return self._line.begin_publish(frames)
 
     def receive(self) -> AsyncIterator[Frame | Interrupted | Disconnected]:
         return self._line.receive()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, ClassVar, Final, Literal, NamedTuple, NewType, Self, TypeAlias
 
@@ -24,6 +24,9 @@ A lane of the transport: ``n:<node>``, ``l:<number>`` or ``all``.
 A backend derives the name of a channel from it, and need not know more. The characters are
 those of node ids (``A-Z a-z 0-9 _ - .``) and the one colon.
 """
+
+Outcome: TypeAlias = Callable[[], Awaitable[Sequence[int] | None]]
+"""Waits for the outcome of a write: returns and raises what :meth:`Transport.publish` does. Called once."""
 
 Role: TypeAlias = Literal["node", "observer", "doctor"]
 """What a user of the broker does: runs a node, looks at the bus by commands, or checks the broker."""
@@ -202,6 +205,16 @@ class Transport(ABC):
             PartitionRefused: the broker refuses the frames whose entry in ``receivers`` is -1, and has taken the
                 others.
         """
+
+    def begin_publish(self, frames: Sequence[Frame]) -> Outcome | None:
+        """
+        Write *frames* now, and return what waits for the outcome; ``None`` if :meth:`publish` must be called instead.
+
+        Does not suspend and raises nothing. Called instead of ``publish``, under the same conditions, for a small write
+        while nothing else is to be published on the route: so a single event does not wait for a turn of the event
+        loop. A write that has begun runs until its outcome is known.
+        """
+        return None
 
     def route(self, partition: Partition) -> str:
         """

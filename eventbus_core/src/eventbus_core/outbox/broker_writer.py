@@ -47,7 +47,7 @@ class BrokerWriter:
         """Publish *write*, whose frames all go by *route*; return ``None`` if that failed and is to be repeated."""
         refused: list[int] = []
         try:
-            receivers = await self._transport.publish(write.frames)
+            receivers = await write.publish(self._transport)
         except EventBusError as error:
             if not isinstance(error, PartitionRefused) or len(error.receivers) != len(write.frames):
                 self.failures += 1

@@ -21,7 +21,6 @@ from eventbus_core.concurrency.signal import Signal
 from eventbus_core.errors import TransportUnavailable
 from eventbus_core.model.event import Event
 from eventbus_core.model.names import RESERVED
-from eventbus_core.model.numbers import MAX_NUMBER
 from eventbus_core.model.salvage import readable_events
 from eventbus_core.model.state import NodeState
 from eventbus_core.observability.histogram import SHORTEST, Spread
@@ -45,7 +44,7 @@ class Outbox:
     A server that hangs stalls its own writer only. Only a writer suspends between taking events from a queue and
     publishing them; every other method is done before it returns. The events of a queue that were taken are published
     or put back before others are taken from it, also if its partition moves to another route meanwhile: so they stay
-    in order.
+    in order. A single event is written by its sender if the transport can do that at once; the writer does the rest.
 
     Attributes:
         frames, events: published so far.
@@ -123,7 +122,11 @@ class Outbox:
         if not queue.queued:
             queue.mark(queue.accepted - 1, monotonic())
             queue.queued = True
-            self._route(queue.session.partition).add(queue)
+            route = self._route(queue.session.partition)
+            single = route.expects_one()
+            route.add(queue)
+            if single:
+                self._write_at_once(route)
 
     async def wait_for_room(self, queue: PartitionQueue) -> None:
         """
@@ -158,11 +161,7 @@ class Outbox:
         queue.wake_senders()
         waiting = readable_events(queue.drain())
         self._progress.notify()
-        return self.kept(session, first), waiting
-
-    def kept(self, session: Outgoing, first: int, end: int = MAX_NUMBER) -> list[Event]:
-        """Return the events of *session* from number *first* to below *end*, as far as they are kept."""
-        return [event for number, event in session.kept_events() if event is not None and first <= number < end]
+        return session.kept_events(first), waiting
 
     def take_out(self, queue: PartitionQueue, moved: Callable[[Event], bool]) -> list[Event]:
         """Take the events that have *moved* out of *queue*, where they wait: no node has had them."""
@@ -174,11 +173,6 @@ class Outbox:
     def waiting(self, queue: PartitionQueue) -> list[Event]:
         """Return the events that wait in *queue*."""
         return readable_events(queue.events)
-
-    def forgotten(self, session: Outgoing, first: int, end: int = MAX_NUMBER) -> int:
-        """Return how many events of *session* from number *first* to below *end* are not kept any more."""
-        lowest = session.kept[0].first if session.kept else session.next
-        return max(0, min(lowest, end) - first)
 
     def wake(self) -> None:
         """Look again at the queues that lacked credit."""
@@ -303,16 +297,23 @@ class Outbox:
                 self._progress.notify()
                 await route.wait()
                 continue
-            write = route.next_write(monotonic(), self._blocked, self._active)
-            if self._active:
-                self._hurry()
-            mine = self._pass_on(write, route) if write.frames else None
-            if mine is not None:
-                await self._write(mine, route)
+            if (write := self._next_write(route)) is not None:
+                await self._write(write, route)
 
-    def _pass_on(self, write: Write, route: RouteQueue) -> Write | None:
-        """Give the frames of *write* whose partitions are on other routes to these; return the rest, if any."""
-        parts = write.split(self._transport.route)
+    def _write_at_once(self, route: RouteQueue) -> None:
+        """Begin the next write of *route*, if the transport can; its writer goes on with it."""
+        if not (self._state.closed or self._state.crashed) and (write := self._next_write(route)) is not None:
+            write.begin(self._transport)
+            route.add_write(write)
+
+    def _next_write(self, route: RouteQueue) -> Write | None:
+        """Return the next write of *route*, if any; the frames whose partitions are on other routes go there."""
+        write = route.next_write(monotonic(), self._blocked, self._active)
+        if self._active:
+            self._hurry()
+        if write.begun:
+            return write
+        parts = write.split(self._transport.route) if write.frames else {}
         mine = parts.pop(route.name, None)
         for part in parts.values():
             self._route(part.frames[0].partition).add_write(part)

@@ -30,7 +30,8 @@ class RouteQueue:
     Attributes:
         name: of the server.
         ready: the queues whose events may be taken.
-        backlog: writes that were taken and not published: they failed, or their partitions moved here. They go first.
+        backlog: writes that were taken and not published: a sender began them, they failed, or their partitions moved
+            here. They go first.
         being_written: the write that the transport has, if any.
         writing: whether the writer is at work, or is about to start.
         ended: whether the writer shall end, as no partition is on this route any more.
@@ -53,6 +54,8 @@ class RouteQueue:
         self._asked: dict[tuple[str, int], Note] = {}
         self._frames: list[Frame] = []
         self._frames_size = 0
+        self._taken = 0  # events since the writer waited
+        self._single = True  # it took one event between the last two times that it waited
         self._work = Notifier()
 
     def add(self, queue: PartitionQueue) -> None:
@@ -85,7 +88,7 @@ class RouteQueue:
             self._work.notify()
 
     def add_write(self, write: Write) -> None:
-        """Publish *write*, which comes from another route."""
+        """Publish *write*, which comes from another route or has begun."""
         self.backlog.append(write)
         self._work.notify()
 
@@ -104,6 +107,15 @@ class RouteQueue:
         """Return whether there is anything to write."""
         return bool(self.ready or self.backlog or self._probes or self._notes or self._asked or self._frames)
 
+    def expects_one(self) -> bool:
+        """
+        Return whether the next event will probably be alone, so that its sender may write it.
+
+        The writer takes all events of one turn of the event loop in one write. If a sender writes at once, the events
+        behind its own wait until the broker has taken it. So it does that only if there were none the last time.
+        """
+        return self._single and not (self.writing or self.ready or self.backlog)
+
     def idle(self) -> bool:
         """Return whether nothing waits and nothing is being written."""
         return not (self.writing or self.has_work())
@@ -116,6 +128,8 @@ class RouteQueue:
 
     async def wait(self) -> None:
         """Wait until there is something to write, or the route has ended."""
+        if self._taken:
+            self._single, self._taken = self._taken == 1, 0
         self.writing = False
         await self._work.wait()
         self.writing = True
@@ -176,6 +190,7 @@ class RouteQueue:
                 told = self._take_along(notes, queue.node, size) if notes and queue.node is not None else []
                 write.frames.append(session.pack(events, size, told, now))
                 write.taken.append((queue, events, since))
+                self._taken += len(events)
                 queue.after_write = []
                 left -= size
             if queue.events:

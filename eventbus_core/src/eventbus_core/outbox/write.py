@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeAlias
 
-from eventbus_core.backend import Frame, Partition
+from eventbus_core.backend import Frame, Outcome, Partition, Transport
 from eventbus_core.outbox.partition_queue import PartitionQueue
 
 Taken: TypeAlias = "tuple[PartitionQueue, list[bytes], float]"
@@ -24,13 +24,28 @@ class Write:
         repeated: whether the call was made before and failed, so that a frame may have arrived before.
     """
 
-    __slots__ = ("frames", "probed", "repeated", "taken")
+    __slots__ = ("_outcome", "frames", "probed", "repeated", "taken")
 
     def __init__(self, *, repeated: bool = False) -> None:
         self.frames: list[Frame] = []
         self.taken: list[Taken] = []
         self.probed: list[PartitionQueue] = []
         self.repeated = repeated
+        self._outcome: Outcome | None = None
+
+    @property
+    def begun(self) -> bool:
+        """Whether the transport has the frames, and :meth:`publish` only waits for the outcome."""
+        return self._outcome is not None
+
+    def begin(self, transport: Transport) -> None:
+        """Have *transport* write the frames now, if it can."""
+        self._outcome = transport.begin_publish(self.frames)
+
+    def publish(self, transport: Transport) -> Awaitable[Sequence[int] | None]:
+        """Do what :meth:`Transport.publish` does, or the rest of it."""
+        outcome, self._outcome = self._outcome, None
+        return transport.publish(self.frames) if outcome is None else outcome()
 
     def failed(self) -> None:
         """Note that the call failed: the broker may have taken any number of the frames."""

@@ -90,7 +90,7 @@ class LostNodes:
         if queue is not None:
             session, first = queue.session, queue.session.handled
             sent, waiting = self._outbox.abandon(session, first)
-            self._report_dead(sent, self._outbox.forgotten(session, first))
+            self._report_dead(sent, session.forgotten(first))
         self._requests.node_gone(node, f"node {node!r} died before it answered", {event.id for event in waiting})
         for event in waiting:
             self._forwarder.stray(Stray(event, event.accepted_by(self._node)))
@@ -106,9 +106,9 @@ class LostNodes:
             return
         first, end = session.restarted()
         self._table.forget_node(node)
-        sent = self._outbox.kept(session, first, end)
-        self._report_dead(sent, self._outbox.forgotten(session, first, end))
-        later = {event.id for event in self._outbox.kept(session, end) + self._outbox.waiting(queue)}
+        sent = session.kept_events(first, end)
+        self._report_dead(sent, session.forgotten(first, end))
+        later = {event.id for event in session.kept_events(end) + self._outbox.waiting(queue)}
         self._requests.node_gone(node, f"node {node!r} was started again before it answered", later)
 
     def _report_dead(self, sent: Iterable[Event], forgotten: int) -> None:

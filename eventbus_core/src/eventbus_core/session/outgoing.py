@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from eventbus_core.backend import Frame, Partition
 from eventbus_core.model.event import Event
+from eventbus_core.model.numbers import MAX_NUMBER
 from eventbus_core.session.protocol import ASK, SessionContext
 from eventbus_core.session.resend_buffer import KeptFrame, ResendBuffer
 from eventbus_core.session.wire import Header, Note, unpack, unpack_readable
@@ -248,11 +249,19 @@ class Outgoing:
                 size += len(kept.data)
         return found, next((kept.first for kept in self.kept if kept.first + kept.events > first), self.next)
 
-    def kept_events(self) -> Iterator[tuple[int, Event | None]]:
-        """Yield the number of each event that is kept, and the event, or ``None`` if it cannot be read."""
+    def kept_events(self, first: int, end: int = MAX_NUMBER) -> list[Event]:
+        """Return the events from number *first* to below *end*, as far as they are kept and can be read."""
+        found: list[Event] = []
         for kept in self.kept:
             header, body = unpack(kept.data, len(kept.data), sealed=True)
-            yield from enumerate(unpack_readable(body, header.count), kept.first)
+            numbered = enumerate(unpack_readable(body, header.count), kept.first)
+            found += [event for number, event in numbered if event is not None and first <= number < end]
+        return found
+
+    def forgotten(self, first: int, end: int = MAX_NUMBER) -> int:
+        """Return how many events from number *first* to below *end* are not kept any more."""
+        lowest = self.kept[0].first if self.kept else self.next
+        return max(0, min(lowest, end) - first)
 
     @property
     def is_probing(self) -> bool:

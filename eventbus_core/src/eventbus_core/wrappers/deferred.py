@@ -13,6 +13,7 @@ from eventbus_core.backend import (
     Interrupted,
     NewEntry,
     Node,
+    Outcome,
     Owner,
     Page,
     Partition,
@@ -77,6 +78,9 @@ class DeferredTransport(Transport):
 
     async def publish(self, frames: Sequence[Frame]) -> Sequence[int] | None:
         return await self.there.publish(frames)
+
+    def begin_publish(self, frames: Sequence[Frame]) -> Outcome | None:
+        return None if self._fault is not None else self._inner.begin_publish(frames)
 
     def route(self, partition: Partition) -> str:
         return self._inner.route(partition)

@@ -9,7 +9,7 @@ from typing import Final
 import attrs
 from anyio.lowlevel import checkpoint
 
-from eventbus_core.backend import Disconnected, Finding, Frame, Interrupted, Partition, Transport
+from eventbus_core.backend import Disconnected, Finding, Frame, Interrupted, Outcome, Partition, Transport
 from eventbus_core.errors import FrameError
 from eventbus_core.observability.rejections import Rejections
 from eventbus_core.wrappers.seal import SEAL_SIZE, Seals, context_of
@@ -65,8 +65,11 @@ class SealedTransport(Transport):
 
     async def publish(self, frames: Sequence[Frame]) -> Sequence[int] | None:
         """See :class:`Transport`."""
-        seal = self._seals.seal
-        return await self._inner.publish([Frame(to, seal(_context(to), data)) for to, data in frames])
+        return await self._inner.publish(self._seal(frames))
+
+    def begin_publish(self, frames: Sequence[Frame]) -> Outcome | None:
+        """See :class:`Transport`."""
+        return self._inner.begin_publish(self._seal(frames))
 
     def route(self, partition: Partition) -> str:
         """See :class:`Transport`."""
@@ -97,6 +100,10 @@ class SealedTransport(Transport):
     async def diagnose(self) -> list[Finding]:
         """See :class:`Transport`."""
         return await self._inner.diagnose()
+
+    def _seal(self, frames: Sequence[Frame]) -> list[Frame]:
+        seal = self._seals.seal
+        return [Frame(to, seal(_context(to), data)) for to, data in frames]
 
     def _open(self, frame: Frame) -> bytes:
         partition = frame.partition

@@ -16,6 +16,7 @@ from eventbus_core.backend import (
     Finding,
     Frame,
     Interrupted,
+    Outcome,
     Partition,
     Role,
     Transport,
@@ -115,6 +116,9 @@ class RedisShardsTransport(Transport):
 
     async def publish(self, frames: Sequence[Frame]) -> Sequence[int]:
         return await self._lines[self.route(frames[0].partition)].publish(frames)
+
+    def begin_publish(self, frames: Sequence[Frame]) -> Outcome | None:
+        return self._lines[self.route(frames[0].partition)].begin_publish(frames)
 
     def route(self, partition: Partition) -> str:
         return self._placement.server(partition)
