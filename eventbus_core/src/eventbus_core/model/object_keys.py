@@ -11,6 +11,8 @@ _COUNTS: Final = {0xDC: (1, 2), 0xDD: (1, 4), 0xDE: (2, 2), 0xDF: (2, 4)}
 """How many values an entry of a list or a map has, by its first byte, and how many bytes hold the number of entries."""
 MAX_WORK: Final = 16 * 1024 * 1024
 """Bytes that are read for one event, level by level, for some tenths of a second: forged data may have many levels."""
+MAX_DEPTH: Final = 32
+"""Levels that are read one by one: the bytes of each are in memory at the same time."""
 MEMBER_WORK: Final = 64
 """To how many bytes the work for one member of a container comes."""
 
@@ -41,27 +43,27 @@ class _Reading:
     def __init__(self) -> None:
         self._work = 0
 
-    def value(self, encoded: bytes) -> Any:
+    def value(self, encoded: bytes, depth: int = 0) -> Any:
         """Return a value that is no key and in none; only what the fast decoder refuses is looked into."""
         try:
             return _decode(encoded)
         except msgspec.DecodeError:
-            members = self._members(encoded)
+            members = self._members(encoded, depth)
             if members is None:
                 raise
-        parts = iter(members.encoded)
+        parts, depth = iter(members.encoded), depth + 1
         if members.are_pairs:
-            return {self._key(key): self.value(value) for key, value in zip(parts, parts, strict=True)}
-        return [self.value(part) for part in parts]
+            return {self._key(key, depth): self.value(value, depth) for key, value in zip(parts, parts, strict=True)}
+        return [self.value(part, depth) for part in parts]
 
-    def _key(self, encoded: bytes) -> Any:
-        members = self._members(encoded)
+    def _key(self, encoded: bytes, depth: int) -> Any:
+        members = self._members(encoded, depth)
         if members is None:
             return _decode(encoded)
-        parts = [self._key(part) for part in members.encoded]
+        parts = [self._key(part, depth + 1) for part in members.encoded]
         return tuple(zip(parts[::2], parts[1::2], strict=True)) if members.are_pairs else tuple(parts)
 
-    def _members(self, encoded: bytes) -> _Members | None:
+    def _members(self, encoded: bytes, depth: int) -> _Members | None:
         """Return the members of a container; ``None`` of any other value."""
         view = memoryview(encoded)
         first = view[0] if view else 0
@@ -73,6 +75,6 @@ class _Reading:
         else:
             return None
         self._work += len(view) + MEMBER_WORK * count * each
-        if self._work > MAX_WORK:
+        if self._work > MAX_WORK or depth > MAX_DEPTH:
             raise msgspec.DecodeError("too large or too deep for data with objects as keys; decode into a type")
         return _Members(each == 2, _parts(b"\xdd" + (count * each).to_bytes(4) + view[start:]))
