@@ -220,3 +220,28 @@ async def test_a_server_without_members_gets_nothing(
     await servers[0].bus.flush()
     await until(lambda: len(browsers[0].received) == 20)
     assert servers[1].bus.stats().received_events == before
+
+
+async def test_a_server_takes_in_only_what_others_emit(uri: str) -> None:
+    """Else its emits would wait behind those of others, for which its own clients come first."""
+    async with AsyncExitStack() as stack:
+        servers = []
+        for _ in range(2):
+            bus = await stack.enter_async_context(eventbus.connect(uri))
+            manager = EventBusManager(bus)
+            server = socketio.AsyncServer(client_manager=manager)
+            server._send_eio_packet = _discard
+            manager.initialize()
+            stack.push_async_callback(manager.aclose)
+            await manager.enter_room(await manager.connect("browser", "/"), "/", "room")
+            manager.thread.cancel()  # what is received stays in the queue
+            servers.append((server, manager))
+        (one, manager), (two, _) = servers
+        for number in range(3):
+            await one.emit("said", number, room="room")
+        await two.emit("said", 3, room="room")
+        await until(lambda: not manager._received.empty())
+        assert [manager._received.get_nowait()["data"] for _ in range(manager._received.qsize())] == [[3]]
+
+
+async def _discard(eio_sid: str, packet: object) -> None: ...

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import AsyncExitStack
 from typing import Any, Final
 
@@ -26,7 +26,7 @@ __all__ = ("EventBusManager",)
 
 _TYPE: Final = "socketio"
 _SESSION: Final = re.compile(r"[\w-]{20}", re.ASCII)  # what python-engineio makes; a room may look like one
-_BACKLOG: Final = 100
+_BACKLOG: Final = 10_000  # events of other servers; beyond, their senders are held back
 
 
 class EventBusManager(AsyncPubSubManager):  # type: ignore[misc]
@@ -138,8 +138,14 @@ class EventBusManager(AsyncPubSubManager):  # type: ignore[misc]
         while True:
             yield await self._received.get()
 
-    async def _receive(self, event: Event) -> None:
-        await self._received.put(event.data)
+    def _receive(self, event: Event) -> Awaitable[None] | None:
+        data = event.data
+        if data.get("host_id") == self.host_id and data.get("method") != "callback":
+            return None  # of this server itself, whose clients have it already
+        if self._received.full():
+            return self._received.put(data)
+        self._received.put_nowait(data)
+        return None
 
     async def _send(self, bus: Bus, receiver: str, data: dict[str, Any]) -> bool:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Final
 from urllib.parse import quote as percent_encode
@@ -28,12 +29,19 @@ def quote(text: str) -> str:
     :func:`unquote` reverses it, unless the result would take over 120 characters: then it is the beginning and a digest
     of 128 bits, the same in every process.
     """
+    return _quote_short(text) if len(text) <= MAX_QUOTED else _quote(text)
+
+
+def _quote(text: str) -> str:
     encoded = text.encode("utf-8", "surrogatepass")
     quoted = percent_encode(encoded, safe="").replace(".", "%2E") or EMPTY
     if len(quoted) <= MAX_QUOTED:
         return quoted
     digest = CUT + blake2b(encoded, digest_size=DIGEST_SIZE).hexdigest()
     return quoted[: MAX_QUOTED - len(digest)] + digest
+
+
+_quote_short: Final = lru_cache(maxsize=4096)(_quote)
 
 
 def unquote(name: str) -> str:
