@@ -6,8 +6,6 @@ from typing import Final
 
 import anyio
 
-from eventbus_core.concurrency.notifier import Notifier
-
 TICK: Final = 0.05
 LONGEST_REST: Final = 0.5
 RESTS_PER_LEASE: Final = 20
@@ -24,29 +22,29 @@ class Pace:
     The pauses between the ticks of a node: ``TICK`` seconds, or *rest* seconds while there is nothing to look after.
 
     A component that adds something to look after calls :meth:`hurry`: then the next tick comes within ``TICK``.
-
-    Attributes:
-        resting: whether the current pause is a long one.
     """
 
     def __init__(self, rest: float) -> None:
         self._rest = rest
-        self.resting = False
-        self._hurried = Notifier()
+        self._scope: anyio.CancelScope | None = None  # of the rest
+
+    @property
+    def resting(self) -> bool:
+        """Whether the current pause is a long one."""
+        return self._scope is not None
 
     def hurry(self) -> None:
         """End a rest: the next tick comes within ``TICK``."""
-        if self.resting:
-            self.resting = False
-            self._hurried.notify()
+        if self._scope is not None:
+            self._scope.cancel()
+            self._scope = None
 
     async def pause(self, *, rest: bool) -> None:
         """Return when it is time for the next tick; *rest* says that there is nothing to look after."""
         if rest:
-            self.resting = True
-            with anyio.move_on_after(self._rest):
-                await self._hurried.wait()
-            if self.resting:
-                self.resting = False
+            with anyio.CancelScope() as self._scope:  # takes half of what a wait with a timeout does
+                await anyio.sleep(self._rest)
+            if self._scope is not None:
+                self._scope = None
                 return
         await anyio.sleep(TICK)
