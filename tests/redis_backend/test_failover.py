@@ -66,7 +66,8 @@ def listed(server: RedisServer, kind: str) -> list[dict[str, str]]:
 
 async def test_a_rejected_write_reopens_all_three_connections(redis_server: RedisServer, replica: RedisServer) -> None:
     await synchronised(replica)
-    async with Relay(redis_server.port) as relay, transport(relay.uri) as (opened, items):
+    calm = "probe_interval=60&probe_timeout=60&command_timeout=60"  # the write alone finds out
+    async with Relay(redis_server.port) as relay, transport(f"{relay.uri}?{calm}") as (opened, items):
         await opened.join([LANE])
         await directory_of(opened).enter("n0", 10.0, TERMS)
         relay.lead_to(replica.port)
