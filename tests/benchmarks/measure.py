@@ -51,6 +51,7 @@ class Workers:
         """Let all go on to their next phase."""
         for connection in self._connections:
             connection.send(data)
+        self._limit = monotonic() + LIMIT
 
     def hear(self, phase: str) -> list[Any]:
         """Return what each says at the end of *phase*."""

@@ -151,10 +151,16 @@ class Sending:
         self._first_stream = node * len(self.accepted)
 
     async def run(self, start: int, end: int) -> None:
-        """Send from *start* to *end*, in monotonic nanoseconds; a node that joins late does both from the middle on."""
+        """
+        Send from *start* to *end*, in monotonic nanoseconds; a node that joins late does both from the middle on.
+
+        If the process gets to it later, as on a busy machine, it sends for as long.
+        """
         if self._late:
             start = (start + end) // 2
         await asyncio.sleep(max(0, start - monotonic_ns()) / 1e9)
+        late = max(0, monotonic_ns() - start)
+        start, end = start + late, end + late
         if self._late:
             await self._peer.start(self._take)
         traffic = self._case.traffic

@@ -25,6 +25,7 @@ from tests.benchmarks.report.plots import plots
 from tests.benchmarks.report.summary import Summaries
 from tests.benchmarks.report.tables import scenario_table, topologies_table
 from tests.benchmarks.sending import Sending, is_hot, owners_of, receivers, targets
+from tests.support import tasks, until
 
 SECONDS = 0.1
 
@@ -102,6 +103,17 @@ async def test_a_late_joiner_sends_from_the_middle_on() -> None:
     await sending.run(start, start + 100_000_000)
     assert len(came) == sum(sending.accepted) > 0
     assert min(came) >= start + 50_000_000
+
+
+async def test_a_node_that_is_told_too_late_sends_for_as_long() -> None:
+    case = Case(scenario="memory", traffic="addressed", nodes=1, clients=1)
+    peer = Nothing(Context("", 0, ["client-000000"], owners_of(case), case, 1))
+    await peer.start(lambda _receiver, _data: None)
+    sending = Sending(case, 0, 1, peer, lambda _receiver, _data: None)
+    start = monotonic_ns() - 3_600_000_000_000
+    async with tasks() as group:
+        group.start_soon(sending.run, start, start + 60_000_000_000)
+        await until(lambda: any(sending.accepted))
 
 
 def test_a_run_can_be_recorded_and_shown(tmp_path: Path) -> None:
