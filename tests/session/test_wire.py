@@ -29,7 +29,7 @@ from eventbus_core.session.wire import (
 from tests import strategies
 
 LIMIT = 64 * 1024 * 1024
-KINDS = {"malformed", "truncated", "oversized", "checksum", "version"}
+KINDS = {"malformed", "truncated", "oversized", "checksum", "version", "sealed"}
 
 # Of the frame's size. The smallest events take 6 bytes on the wire and some 180 as objects.
 MEMORY_FACTOR = 40
