@@ -19,7 +19,7 @@ import attrs
 from eventbus import backends
 from eventbus_core.api.discovery import load_backend
 from eventbus_core.backend import BusOptions
-from eventbus_core.model.retention import RetainedClients, RetainedPatterns
+from eventbus_core.model.retention import RetainedClients, RetainedPatterns, RetainedQueues
 from eventbus_core.model.secrets import Secrets
 
 OURS: Final = ("eventbus-core", "eventbus-memory", "eventbus-redis")
@@ -35,6 +35,7 @@ KINDS: Final = {
     bool: "`true` or `false`",
     RetainedPatterns: RETAINED,
     RetainedClients: RETAINED,
+    RetainedQueues: RETAINED,
     Secrets: "text of 32 characters or more, or a list of texts",
 }
 

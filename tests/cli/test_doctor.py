@@ -146,7 +146,7 @@ async def test_a_namespace_of_another_lane_count(redis_uri: str) -> None:
         done = await place.run("doctor", f"{place.uri}&lanes=32", "--json")
     finding = next(row for row in json.loads(done.stdout) if row["check"] == "namespace")
     assert finding["level"] == "error"
-    assert "lanes=, retain= and retain_clients=" in finding["hint"]
+    assert "lanes=, retain=, retain_clients= and retain_queues=" in finding["hint"]
 
 
 async def test_nodes_of_another_version(redis_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:

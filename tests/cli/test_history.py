@@ -72,7 +72,7 @@ async def test_tail_goes_on_from_a_position(redis_uri: str) -> None:
 async def test_a_command_takes_lanes_and_retention_from_the_namespace(redis_uri: str) -> None:
     """Unless its URI names them; then the error shows what is right, to paste into the URI."""
     uri = f"{redis_uri}?namespace=cli-{uuid.uuid4().hex}"
-    retained = f"retain={RETAIN}&retain_clients=acme/*=200/300/1024"
+    retained = f"retain={RETAIN}&retain_clients=acme/*=200/300/1024&retain_queues=jobs=100/60/1024"
     async with eventbus.connect(f"{uri}&lanes=8&{retained}", node="server-1") as bus:
         shown = await Place(uri, bus, bus, []).run("nodes")
         assert (shown.returncode, shown.stderr) == (0, "")

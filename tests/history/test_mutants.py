@@ -7,13 +7,28 @@ from functools import partial
 
 import anyio
 import pytest
+from msgspec.structs import replace
 
-from eventbus_core.backend import Page, Position
+from eventbus_core.backend import Entry, Page, Position
 from eventbus_core.history import appender, history_reader
+from eventbus_core.history.appender import Appender, StreamQueue
+from eventbus_core.history.queue_progress import QueueProgress, QueueRecord
 from eventbus_core.history.resumption import Verdict, judge
 from eventbus_core.history.shares import pack_events
 from eventbus_core.model.tokens import Token, tag_of
 from eventbus_core.testing import waiting
+from tests.history.test_queues import (
+    test_a_send_returns_once_the_history_has_the_event as durable_send,
+)
+from tests.history.test_queues import (
+    test_an_event_that_others_overtook_is_not_lost as overtaken,
+)
+from tests.history.test_queues import (
+    test_no_event_is_lost_with_its_sender_its_consumer_and_its_dispatcher as dispatcher_dies,
+)
+from tests.history.test_queues import (
+    test_what_is_beyond_the_retention_is_told as trimmed_jobs,
+)
 from tests.history.test_resume import (
     test_g12_a_token_of_another_topic_gives_none_of_its_events as foreign_token,
 )
@@ -25,6 +40,7 @@ from tests.history.test_resume import (
 )
 
 parse = Token.parse
+take, record = QueueProgress.take, QueueProgress.record
 
 
 def one_missed_too_few(known: Position, page: Page, kept: int) -> Verdict:
@@ -41,6 +57,25 @@ def accept_any_token(text: str, stream: str) -> Token | None:
     return parse(tag_of(stream) + text[len(tag_of(stream)) :], stream)
 
 
+def handled_as_they_are_handed_out(progress: QueueProgress, entry: Entry) -> tuple[int, list[int]]:
+    missed, offsets = take(progress, entry)
+    for offset in offsets:
+        progress.handled(offset)
+    return missed, offsets
+
+
+def all_up_to_the_latest_handled(progress: QueueProgress, now: float) -> QueueRecord:
+    return replace(record(progress, now), unhandled=[])
+
+
+def pass_over_what_is_gone(progress: QueueProgress, entry: Entry) -> tuple[int, list[int]]:
+    return 0, take(progress, entry)[1]
+
+
+async def accepted_is_appended(_appender: Appender, _queue: StreamQueue, _number: int) -> bool:
+    return True
+
+
 @pytest.mark.parametrize(
     ("place", "name", "broken", "scenario"),
     [
@@ -49,6 +84,10 @@ def accept_any_token(text: str, stream: str) -> Token | None:
             (history_reader, "judge", one_missed_too_few, trimmed),
             (appender, "pack_events", swapped_within_the_entry, order),
             (Token, "parse", accept_any_token, foreign_token),
+            (QueueProgress, "take", handled_as_they_are_handed_out, dispatcher_dies),
+            (QueueProgress, "record", all_up_to_the_latest_handled, overtaken),
+            (QueueProgress, "take", pass_over_what_is_gone, trimmed_jobs),
+            (Appender, "appended", accepted_is_appended, durable_send),
         ]
     ],
 )

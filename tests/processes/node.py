@@ -84,6 +84,11 @@ class Program:
 
         await self._bus.queue(queue).consume(work, concurrency=2).open()
 
+    async def dispatches(self, queue: str) -> bool:
+        """Return whether this node dispatches *queue*, which is retained."""
+        owner = await self._bus.locate(f"queue-dispatcher/{queue}")
+        return owner is not None and owner.node == self._bus.node
+
     async def queued(self) -> int:
         """Return how many events that were sent to queues are not known to be handled."""
         return self._bus.stats().queued_events

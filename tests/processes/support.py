@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from time import monotonic
 from typing import Any, TypeAlias
+from urllib.parse import urlencode
 
 import anyio
 
@@ -204,9 +205,10 @@ class Place:
 
 
 @asynccontextmanager
-async def place(server: str, lease: float) -> AsyncIterator[Place]:
+async def place(server: str, lease: float, **options: str) -> AsyncIterator[Place]:
     """Have a place at *server* where nodes have so long a *lease*; no process survives it. If it fails, all tell."""
-    found = Place(f"{server}?namespace={fresh_namespace()}&lease={lease}")
+    query = urlencode({"namespace": fresh_namespace(), "lease": lease, **options})
+    found = Place(f"{server}?{query}")
     try:
         yield found
     except BaseException:

@@ -57,6 +57,46 @@ async def test_work_of_killed_consumers_is_done_by_others(redis_uri: str) -> Non
         print(f"\n{len(with_killed)} events were begun by the killed, {len(again)} of them handled twice")
 
 
+async def test_a_retained_queue_outlives_all_its_processes(redis_uri: str) -> None:
+    """The sender, the only consumer and the dispatcher are killed; new ones handle all that was sent."""
+    async with place(redis_uri, LEASE, retain_queues="jobs=10000/600/67108864") as here:
+        for generation in range(3):
+            first, end = generation * NUMBERS, (generation + 1) * NUMBERS
+            sender, worker = await here.start(f"s{generation}", f"w{generation}")
+            await sender.ask("enqueue", queue="jobs", first=first, end=end)
+            sender.kill()
+            await worker.ask("consume", queue="jobs", seconds=WORK)
+            await until(lambda worker=worker: len(worker.handled("jobs")) >= 20)  # type: ignore[misc]
+            assert await worker.ask("dispatches", queue="jobs")
+            worker.kill()
+            await worker.exit()
+        (last,) = await here.start("last")
+        await last.ask("consume", queue="jobs", seconds=0.0)
+        numbers = set(range(3 * NUMBERS))
+
+        def handled() -> Counter[int]:
+            return Counter(number for process in here.processes for number in process.handled("jobs"))
+
+        await until(lambda: handled().keys() == numbers, "all are handled")
+        with_killed = {record["number"] for process in here.processes[:-1] for record in process.all("begun")}
+        assert {number for number, times in handled().items() if times > 1} <= with_killed
+        assert len(last.handled("jobs")) < 3 * NUMBERS, "what was noted as handled does not come again"
+
+
+async def test_another_process_dispatches_after_the_death_of_the_dispatcher(redis_uri: str) -> None:
+    """Consumers of several processes share the events; one of them dispatches, and is killed in the midst of it."""
+    async with place(redis_uri, LEASE, retain_queues="jobs=10000/600/67108864") as here:
+        (sender,) = await here.start("s")
+        workers = await here.start("a", "b", "c")
+        for worker in workers:
+            await worker.ask("consume", queue="jobs", seconds=WORK)
+        sender.tell("enqueue", queue="jobs", first=0, end=NUMBERS)
+        await until(lambda: sum(len(worker.handled("jobs")) for worker in workers) >= 30)
+        (dispatcher,) = [worker for worker in workers if await worker.ask("dispatches", queue="jobs")]
+        dispatcher.kill()
+        await until(lambda: {number for one in workers for number in one.handled("jobs")} == set(range(NUMBERS)))
+
+
 async def test_a_stopped_consumer_loses_its_work_to_another(redis_uri: str) -> None:
     """Once its lease is over, its events go to another; it may finish them all the same when it goes on."""
     async with place(redis_uri, LEASE) as here:

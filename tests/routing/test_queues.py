@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
 from time import monotonic
-from typing import Any
 
 import anyio
 import pytest
@@ -23,47 +20,10 @@ from eventbus_core.model.event import encode_event
 from eventbus_core.routing import queues, work_queue
 from eventbus_core.routing.queues import Offer
 from tests.support import DEADLINE, Hooked, Inbox, buses, fresh_namespace, tasks, until
+from tests.workers import Desk, crashing
 
 ASKING = True
 LEASE = 1.0
-
-
-class Desk:
-    """A function that handles events only as it is told to, and what it was given."""
-
-    def __init__(self) -> None:
-        self.begun: list[Event] = []
-        self.done: list[Event] = []
-        self._permits = anyio.Semaphore(0)
-
-    async def __call__(self, event: Event) -> None:
-        self.begun.append(event)
-        await self._permits.acquire()
-        self.done.append(event)
-
-    def permit(self, number: int = 1) -> None:
-        """Let it finish so many events."""
-        for _ in range(number):
-            self._permits.release()
-
-
-class _Crash(Exception):
-    pass
-
-
-@asynccontextmanager
-async def crashing(uri: str, **options: Any) -> AsyncIterator[tuple[Bus, anyio.Event]]:
-    """Open a bus whose tasks end, as those of a process that is killed do, once the event is set."""
-    crash = anyio.Event()
-
-    async def fail() -> None:
-        await crash.wait()
-        raise _Crash
-
-    with suppress(_Crash, BusClosed):
-        async with eventbus.connect(uri, **options) as bus:
-            bus._node.services.start(fail)
-            yield bus, crash
 
 
 async def empty(*nodes: Bus) -> None:
@@ -553,7 +513,7 @@ async def test_a_consumer_whose_client_is_claimed_elsewhere_as_it_opens_takes_no
             async with b.client(consumer.name, handler=lambda _event: None):
                 await until(lambda: consumer.name not in node.ownership.clients)
                 go_on.set()
-        assert consumer.name not in node.consumers
+        assert not node.consumers.stays(consumer.name)
 
 
 async def test_faults_of_the_caller_raise_at_once(uri: str) -> None:

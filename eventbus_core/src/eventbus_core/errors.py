@@ -99,7 +99,8 @@ RETAIN_TERM: Final = "topics retained as"
 _HINTS: Final = {
     SEAL_TERM: "give all nodes the same secret (secret=, secret_file= or EVENTBUS_SECRET) and the same encrypt=, or "
     "use another namespace; to replace a secret, have nodes with both first; to begin or end sealing, stop all nodes",
-    RETAIN_TERM: "give all nodes the same retain= (topics) and retain_clients= (clients), or use another namespace",
+    RETAIN_TERM: "give all nodes the same retain= (topics), retain_clients= and retain_queues=, or use another "
+    "namespace",
 }
 
 

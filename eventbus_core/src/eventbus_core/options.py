@@ -12,7 +12,7 @@ import msgspec
 
 from eventbus_core.errors import EventBusError, OptionError
 from eventbus_core.model.names import check_identifier
-from eventbus_core.model.retention import RetainedClients, RetainedPatterns
+from eventbus_core.model.retention import RetainedClients, RetainedPatterns, RetainedQueues
 from eventbus_core.model.secrets import Secrets
 
 T = TypeVar("T")
@@ -90,8 +90,16 @@ class BusOptions:
         "the same on every node",
         parse=RetainedClients.parse,
     )
+    retain_queues: RetainedQueues = option(  # noqa: RUF009
+        RetainedQueues(),
+        "[queues](queues.md#retain-a-queue) whose events the broker keeps until they are handled, by names such as "
+        "`jobs`; must be the same on every node",
+        parse=RetainedQueues.parse,
+    )
     max_retained_topics: int = option(
-        10_000, "retained topics and clients that this node may publish or send to within their retention", minimum=1
+        10_000,
+        "retained topics, clients and queues that this node may publish or send to within their retention",
+        minimum=1,
     )
     secret: Secrets = option(  # noqa: RUF009
         Secrets(),
@@ -113,7 +121,7 @@ class BusOptions:
     @property
     def retained(self) -> str:
         """All that is retained, as options in the query of a URI; empty if nothing is."""
-        kept = [(each.option, str(each)) for each in (self.retain, self.retain_clients) if each]
+        kept = [(each.option, str(each)) for each in (self.retain, self.retain_clients, self.retain_queues) if each]
         return urlencode(kept, safe="/*>=,", quote_via=quote)
 
     def __attrs_post_init__(self) -> None:

@@ -48,7 +48,8 @@ def connect(uri: str = "memory://", **options: Unpack[ConnectOptions]) -> Bus:
     bus_options = parse_options(BusOptions, {name: value for name, value in given.items() if name in ours})
     if bus_options.retained and not transport.capabilities.history:
         raise ConfigurationError(
-            f"the backend of {parsed.scheme}:// keeps no history, so nothing can be retained; leave out retain, or "
+            f"the backend of {parsed.scheme}:// keeps no history, so nothing can be retained; leave out retain, "
+            f"retain_clients and retain_queues, or "
             f"use a backend with the capability 'history', such as redis://"
         )
     backend_options = {name: value for name, value in given.items() if name not in ours}

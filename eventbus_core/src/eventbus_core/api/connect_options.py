@@ -38,6 +38,7 @@ class ConnectOptions(TypedDict, total=False):
     wait_for_broker: bool
     retain: Mapping[str, Retention] | str
     retain_clients: Mapping[str, Retention] | str
+    retain_queues: Mapping[str, Retention] | str
     max_retained_topics: int
     secret: str | bytes | Sequence[str | bytes]
     secret_file: str | None

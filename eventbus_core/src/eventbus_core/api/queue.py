@@ -36,6 +36,9 @@ class Queue:
     ``event.id``. An event that the sender closes with, or that expires, is reported to its ``on_undeliverable``. If the
     process of the sender is killed, its events that were not handed out are lost with it.
 
+    If the queue is retained (``retain_queues``), the broker keeps each event until it is handled, within the retention;
+    it survives every process. An event may be handled a second time also if the node that dispatches the queue died.
+
     Attributes:
         name: of the queue.
     """
@@ -66,12 +69,22 @@ class Queue:
         this waits for at most *timeout* seconds, by default ``send_timeout``. After *expires* seconds the event is not
         handed out any more but reported; the clocks of both hosts count.
 
+        If the queue is retained, this waits until the broker has the event, and not for consumers.
+
         Returns:
             The id of the event, by which :class:`Undeliverable` names it.
 
         Raises:
-            TransportUnavailable: there was no room in time; the event was not accepted.
+            TransportUnavailable: there was no room in time; the event was not accepted. Or the queue is retained, and
+                the broker has not confirmed the event in time: then it is kept once the broker takes it.
+            LimitExceeded: the queue is retained, and this node sent to ``max_retained_topics`` lately.
+            ConfigurationError: the queue is retained, and the broker refuses the event.
         """
+        history = self._node.history
+        if history is not None and history.queues.retention(self.name) is not None:
+            return await history.queues.sender.enqueue(
+                self._bus._source, self.name, type, data, headers, expires, timeout
+            )
         sent = self._node.queues.send(self._bus._source, self.name, type, data, headers, expires, timeout)
         return sent if isinstance(sent, str) else await sent
 

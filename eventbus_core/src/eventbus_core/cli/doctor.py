@@ -79,8 +79,8 @@ async def _namespace(uri: str) -> list[Finding]:
             return [_terms(bus, uri), *await _nodes(bus)]
     except NamespaceMismatch as error:
         hint = (
-            "give lanes=, retain= and retain_clients= in the URI as on the other nodes; if the wire version differs, "
-            "upgrade the older nodes"
+            "give lanes=, retain=, retain_clients= and retain_queues= in the URI as on the other nodes; if the wire "
+            "version differs, upgrade the older nodes"
         )
         return [Finding("namespace", "error", str(error), hint)]
     except EventBusError as error:

@@ -28,7 +28,7 @@ from eventbus_core.errors import (
     NodeDraining,
     TopicNotRetained,
 )
-from eventbus_core.model.retention import RetainedClients, RetainedPatterns
+from eventbus_core.model.retention import RetainedClients, RetainedPatterns, RetainedQueues
 
 _T = TypeVar("_T")
 
@@ -36,7 +36,7 @@ FLAWED: Final = 1
 """The exit status of a command that has run and found a fault."""
 SIGNALLED: Final = 128
 """Added to the number of a signal, it is the exit status of a command that the signal ended, as in shells."""
-RETAINING: Final = (RetainedPatterns.option, RetainedClients.option)
+RETAINING: Final = (RetainedPatterns.option, RetainedClients.option, RetainedQueues.option)
 
 
 def visit(uri: str, work: Callable[[Bus], Awaitable[_T]]) -> _T:

@@ -16,7 +16,7 @@ from eventbus_core.concurrency.signal import Signal
 from eventbus_core.errors import EventBusError, LimitExceeded, TransportUnavailable
 from eventbus_core.history.history_reader import fingerprint
 from eventbus_core.history.shares import Share, pack_events
-from eventbus_core.history.stream_names import stream_of
+from eventbus_core.history.stream_names import queue_of, stream_of
 from eventbus_core.model.event import Event
 from eventbus_core.model.retention import Retention
 from eventbus_core.model.salvage import readable_events
@@ -112,6 +112,7 @@ class Appender:
         failures: appends that failed and were made again.
         streams_refused: how often :meth:`queue` refused a topic.
         refused: called with events that the history refuses.
+        queue_appended: called with a retained queue whose stream has more events.
     """
 
     def __init__(
@@ -125,6 +126,7 @@ class Appender:
         self.accepted = self.events = self.entries = self.failures = self.streams_refused = 0
         self.node = node
         self.refused: Signal[[list[Event]]] = Signal()
+        self.queue_appended: Signal[[str]] = Signal()
         self._history = history
         self._options = options
         self._state = state
@@ -268,6 +270,9 @@ class Appender:
         entry = taken.entry
         self.entries += 1
         self.events += entry.events
+        if (queue := queue_of(entry.stream)) is not None:
+            self.queue_appended(queue)
+            return
         share = Share(position.epoch, position.offset, entry.fingerprint, entry.events, entry.body)
         await self._relay(taken.queue.topic, share)
 

@@ -8,6 +8,7 @@ from eventbus_core.concurrency.service_group import Service
 from eventbus_core.history.appender import Appender
 from eventbus_core.history.feeds import Feeds
 from eventbus_core.history.history_reader import HistoryReader
+from eventbus_core.history.queue_streams import QueueStreams
 from eventbus_core.history.topic_history import TopicHistory
 from eventbus_core.mailbox.mailbox import Mailbox
 
@@ -22,6 +23,7 @@ class HistoryParts:
         reader: reads their streams.
         feeds: hands them to their receivers on this node.
         topics: resumes readers.
+        queues: the streams of retained queues.
         shares: the mailbox in which shares wait for the feeds.
     """
 
@@ -29,6 +31,7 @@ class HistoryParts:
     reader: HistoryReader
     feeds: Feeds
     topics: TopicHistory
+    queues: QueueStreams
     shares: Mailbox
 
     def services(self) -> list[Service]:

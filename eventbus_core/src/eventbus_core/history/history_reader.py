@@ -77,6 +77,10 @@ class HistoryReader:
         """Return the newest *limit* events of *stream*, if there is one."""
         return await self._persist(stream, retention, partial(self._latest, stream, min(limit, retention.events)))
 
+    async def page(self, stream: str, offset: int) -> Page | None:
+        """Return a page of *stream* from *offset* on; ``None`` if there is no such stream."""
+        return await self._pages.ask((stream, offset))
+
     async def tops(self, streams: Sequence[str]) -> Sequence[Position | None]:
         """Return the position of each of *streams*."""
         return await self._history.positions(streams)

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from eventbus_core.concurrency.deadlines import Deadlines
 from eventbus_core.errors import ConfigurationError, EventBusError, TransportUnavailable
 from eventbus_core.history.appender import Appender, StreamQueue
-from eventbus_core.history.stream_names import inbox_of, stream_of
+from eventbus_core.history.stream_names import inbox_of, queue_stream, stream_of
 from eventbus_core.model.event import Event, encode_unread
 from eventbus_core.model.names import NODE_SIGN, check_address, check_topic, check_topics, topic_address
 from eventbus_core.options import BusOptions, check_seconds
@@ -51,7 +51,37 @@ class RetainingSender(Sender):
             return await super().publish_durably(source, topic, data, headers, timeout, expires)
         until = None if expires is None else expiry(expires)
         event, _ = self._event(source, topic_address(topic), topic, data, headers, None, until)
-        queue = self._appender.queue(topic, retention)
+        await self._append(self._appender.queue(topic, retention), event, timeout)
+        return event.id
+
+    async def enqueue(
+        self,
+        source: str,
+        queue: str,
+        type: str,
+        data: object,
+        headers: Headers | None,
+        expires: float | None,
+        timeout: float | None,
+    ) -> str:
+        """
+        Send to the retained *queue*, and wait until the history has the event.
+
+        Raises:
+            TransportUnavailable: there was no room, or the history has not confirmed it, within *timeout*.
+            ConfigurationError: the history refuses the event.
+            LimitExceeded: this node has appended to as many topics, clients and queues as it may.
+        """
+        retention = self._options.retain_queues.of(queue)
+        if retention is None:
+            raise EventBusError(f"queue {queue!r} is not retained")
+        event, _ = self.event(source, queue, type, data, headers, expires, timeout)
+        stream = self._appender.queue(queue_stream(queue), retention)
+        await self._append(stream, replace(event, origin=self._appender.node), timeout)
+        return event.id
+
+    async def _append(self, queue: StreamQueue, event: Event, timeout: float | None) -> None:
+        """Accept *event*, and return once the history has it."""
         begun = monotonic()
         await self._wait_for_room(queue.topic, timeout)
         seconds = self._options.send_timeout if timeout is None else timeout
@@ -59,13 +89,14 @@ class RetainingSender(Sender):
         with self._deadlines.within(
             max(0.0, begun + seconds - monotonic()),
             lambda: TransportUnavailable(
-                f"the history has not confirmed the event to {topic!r} within {seconds:g} s; "
+                f"the history has not confirmed the event to {event.target!r} within {seconds:g} s; "
                 f"it is kept, and appended once the broker takes it"
             ),
         ):
             if not await self._appender.appended(queue, number):
-                raise ConfigurationError(f"the history refuses the event to {topic!r}; see the log for the reason")
-        return event.id
+                raise ConfigurationError(
+                    f"the history refuses the event to {event.target!r}; see the log for the reason"
+                )
 
     def _publish_retained(self, topic: str, event: Event, size: int, timeout: float | None = None) -> Wait:
         retention = self._options.retain.of(topic)

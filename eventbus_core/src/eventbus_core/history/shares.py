@@ -10,9 +10,10 @@ import msgspec
 
 from eventbus_core.backend import Entry, Position
 from eventbus_core.errors import FrameError
-from eventbus_core.model.event import UNREADABLE
+from eventbus_core.model.event import UNREADABLE, Event
 from eventbus_core.model.numbers import Number
 from eventbus_core.model.retained_event import Origin, RetainedEvent, place
+from eventbus_core.model.salvage import salvage_events
 from eventbus_core.model.tokens import Mark, tag_of
 from eventbus_core.wrappers.sealed_history import REJECTED_BODY
 
@@ -78,6 +79,7 @@ class ShareMessage(msgspec.Struct, array_like=True, frozen=True):
 
 
 _decode = msgspec.msgpack.Decoder(list[RetainedEvent]).decode
+_decode_plain = msgspec.msgpack.Decoder(list[Event]).decode
 _decode_message = msgspec.msgpack.Decoder(ShareMessage).decode
 encode_share = msgspec.msgpack.Encoder().encode
 """Return a :class:`Share` as the data of an event."""
@@ -86,6 +88,15 @@ encode_share = msgspec.msgpack.Encoder().encode
 def pack_events(events: Sequence[bytes]) -> bytes:
     """Return the body of a share of encoded *events*."""
     return _ARRAY.pack(_ARRAY32, len(events)) + b"".join(events)
+
+
+def unpack_salvaged(body: bytes, count: int) -> Sequence[Event | None]:
+    """Return the *count* events of a share's *body*; ``None`` for each that cannot be read, or was forged."""
+    try:
+        events: Sequence[Event | None] = [] if body == REJECTED_BODY else _decode_plain(body)
+    except UNREADABLE:
+        events = salvage_events(body[_ARRAY.size :], count)
+    return events if len(events) == count else [None] * count
 
 
 def decode_share(raw: bytes) -> Share:

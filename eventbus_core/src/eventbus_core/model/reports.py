@@ -47,8 +47,8 @@ class Gap:
     retained topic any more.
 
     Attributes:
-        source: the address of the node that sent them, or ``#topic`` of a retained one; empty if more nodes did than
-            are kept apart.
+        source: the address of the node that sent them, ``#topic`` of a retained one, or the name of a retained queue;
+            empty if more nodes did than are kept apart.
         partition: where they went; empty likewise.
         missed: how many; exactly, if *reason* is ``lost`` or ``trimmed``. Else that cannot be known, and it is 0.
         reason: ``lost`` between two nodes; ``trimmed``: beyond the retention of the topic; ``rolled_back``: the broker

@@ -122,6 +122,22 @@ class RetainedClients(RetainedPatterns):
         return next((kept for name, kept in self.patterns.items() if _form(name).fullmatch(client)), None)
 
 
+class RetainedQueues(RetainedClients):
+    """The names of retained queues, each with its retention; with ``*`` as for clients."""
+
+    option: ClassVar[str] = "retain_queues"
+    expected: ClassVar[str] = "a dict of queue name to Retention, or text such as 'jobs=10000/86400/67108864'"
+
+
+def record_retention(retention: Retention) -> Retention:
+    """
+    Return how long to keep the record of what is handled of a stream with *retention*: only the latest one.
+
+    It must outlive the position of the stream, by which the next reader learns what is gone.
+    """
+    return Retention(events=1, seconds=min(retention.seconds + DAY, 30 * DAY), bytes=2**30)
+
+
 @lru_cache(maxsize=1024)
 def _form(name: str) -> re.Pattern[str]:
     return re.compile("[^/]*".join(map(re.escape, name.split(ANY))))

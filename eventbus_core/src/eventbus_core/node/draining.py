@@ -118,8 +118,8 @@ class Draining:
         logger.info(text, self._channel.node, waiting, extra={"node": self._channel.node, "clients": waiting})
 
     def _handles(self) -> list[HeldClient]:
-        """Return the clients that must go; those of consumers finish their work, and need not be claimed elsewhere."""
-        return [held for held in self._client_lifecycle.handles() if held.name not in self._consumers]
+        """Return the clients that must go; those of queues finish their work, and need not be claimed elsewhere."""
+        return [held for held in self._client_lifecycle.handles() if not self._consumers.stays(held.name)]
 
     def _take(self, request: Event) -> None:
         self.begin(request.decode(Drain).over)

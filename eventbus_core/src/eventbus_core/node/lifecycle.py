@@ -222,6 +222,8 @@ class Lifecycle:
         self._close_until = monotonic() + self.node.options.close_timeout
         mailboxes = [handler.mailbox for handler in self.node.handlers]
         self.node.consumers.withdraw()
+        if self.node.dispatchers is not None:
+            self.node.dispatchers.withdraw()
         with anyio.move_on_after(self.node.options.close_timeout) as scope:
             await self.node.taken()
             if self.node.history is not None:
@@ -230,6 +232,8 @@ class Lifecycle:
             await self.node.scheduler.settled()
             await self.node.queues.drained()
             await self.node.consumers.drain()
+            if self.node.dispatchers is not None:
+                await self.node.dispatchers.finish()
         if scope.cancelled_caught:
             busy = len(self.node.pool.limits.busy.intersection(mailboxes))
             left = self.node.unpublished()

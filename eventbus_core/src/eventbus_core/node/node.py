@@ -17,6 +17,7 @@ from eventbus_core.history.appender import Appender
 from eventbus_core.history.feeds import Feeds
 from eventbus_core.history.history_parts import HistoryParts
 from eventbus_core.history.history_reader import HistoryReader
+from eventbus_core.history.queue_streams import QueueStreams
 from eventbus_core.history.retaining_sender import ClientRetainingSender, RetainingSender
 from eventbus_core.history.share_relay import ShareRelay
 from eventbus_core.history.topic_history import TopicHistory
@@ -47,6 +48,7 @@ from eventbus_core.node.frame_limits import fit_options
 from eventbus_core.node.hooks import Hooks
 from eventbus_core.node.joining import Joining
 from eventbus_core.node.queue_consumer import QueueConsumers
+from eventbus_core.node.queue_dispatchers import QueueDispatchers
 from eventbus_core.node.receiver import Receiver
 from eventbus_core.observability.log import get_logger
 from eventbus_core.observability.rejections import Rejections
@@ -100,6 +102,7 @@ class LocalNode:
         self._make_routing()
         self._make_receiving()
         self.history: Final = self._make_history()
+        self.dispatchers: Final = None if self.history is None else self._make_dispatchers(self.history.queues)
         self._connect()
 
     def _sealed(self, transport: Transport, options: BusOptions) -> Transport:
@@ -110,19 +113,12 @@ class LocalNode:
         return SealedTransport(transport, seals, self.rejections)
 
     def _make_transport_layers(self) -> None:
-        options, transport, hooks = self.options, self.transport, self.hooks
+        options, transport, state, hooks = self.options, self.transport, self.state, self.hooks
         self.sessions = Sessions(options, self.id, 0, ordered=transport.capabilities.ordered)
         self.lanes = Lanes(transport, self.sessions)
         self.status = BrokerStatus(self.id, self.state, hooks.on_disconnected.emit, hooks.on_reconnected.emit)
         self.outbox = Outbox(
-            options,
-            self.sessions,
-            transport,
-            self.status,
-            self.state,
-            self.lanes.accepted,
-            self.services,
-            self.pace.hurry,
+            options, self.sessions, transport, self.status, state, self.lanes.accepted, self.services, self.pace.hurry
         )
 
     def _make_membership(self) -> None:
@@ -178,7 +174,6 @@ class LocalNode:
             self.ids,
             options.max_event_size,
         )
-
         self.queues = Queues(
             options, channel, self.ids, ownership, self.requests, self.sender, self.deadlines, self.reports
         )
@@ -249,25 +244,30 @@ class LocalNode:
         """Return a class that spends nothing on what this bus does not retain."""
         if self.options.retain_clients:
             return ClientRetainingSender
-        return RetainingSender if self.options.retain else Sender
+        return RetainingSender if self.options.retained else Sender
 
     def _make_history(self) -> HistoryParts | None:
         """Return the components for retained topics; ``None`` if there are none: then nothing is spent on them."""
-        options, history, sender = self.options, self.transport.history, self.sender
+        options, history, sender, on_gap = self.options, self.transport.history, self.sender, self.hooks.on_gap.emit
         if history is None or not isinstance(sender, RetainingSender):
             return None
         relay = ShareRelay(self.fanout, self.ids, self.channel.address, self.transport.capabilities.max_frame_size)
         appender = Appender(self.id, history, options, self.state, relay.send)
         sender.retain(options, appender, self.deadlines)
         reader = HistoryReader(history, self.services)
-        feeds = Feeds(options, self.subscriptions, reader, self.rejections, self.hooks.on_gap.emit)
+        queues = QueueStreams(options, self.channel, sender, history, reader, self.queues, self.requests, on_gap)
+        appender.queue_appended.connect(queues.appended)
+        feeds = Feeds(options, self.subscriptions, reader, self.rejections, on_gap)
         shares = Handler(self.scheduler, f"{SHARES}>", feeds.on_share)
         self.subscriptions.topics.add(shares.name, shares.mailbox)  # the lanes come with what others subscribe to
         topics = TopicHistory(options, reader, feeds, self.subscriptions, self.deadlines)
         appender.refused.connect(self.reports.refused)
         self.receiver.interrupted.connect(feeds.distrust)
         self.delivery.missing.connect(feeds.distrust)
-        return HistoryParts(appender, reader, feeds, topics, shares.mailbox)
+        return HistoryParts(appender, reader, feeds, topics, queues, shares.mailbox)
+
+    def _make_dispatchers(self, streams: QueueStreams) -> QueueDispatchers:
+        return QueueDispatchers(streams, self.client_lifecycle, self.pool.limits, self.services, self.consumers)
 
     def _connect(self) -> None:
         self.outbox.refused.connect(self.reports.refused)

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Final
 
 from eventbus_core.concurrency.notifier import Notifier
+from eventbus_core.concurrency.signal import Signal
 from eventbus_core.errors import EventBusError, EventDataError
 from eventbus_core.mailbox.handlers import HandlerFunction, HandlerScheduler
 from eventbus_core.membership.held_client import HeldClient
@@ -20,14 +21,22 @@ from eventbus_core.routing.work_queue import BUSY
 
 DONE: Final = "$sys.queue.done"
 """The answer of a consumer that has handled the event; its data says whether the same node may send another now."""
+DISPATCHERS: Final = "queue-dispatcher"
+"""The tenant of the clients that dispatch: the node that holds one dispatches its retained queue."""
 MAX_REFUSED: Final = 10_000
 """Nodes that are told when the consumer is free again; any other asks by itself."""
 
 
 class QueueConsumers:
-    """The consumers of this node, by the names of their clients."""
+    """
+    The consumers of this node, by the names of their clients.
+
+    Attributes:
+        opened: called with the queue of each consumer that opens.
+    """
 
     def __init__(self, queues: Queues, requests: Requests, scheduler: HandlerScheduler) -> None:
+        self.opened: Signal[[str]] = Signal()
         self._queues = queues
         self._requests = requests
         self._scheduler = scheduler
@@ -43,10 +52,15 @@ class QueueConsumers:
         """Have *consumer*, whose client was claimed, take events from now on."""
         self._consumers[consumer.client] = consumer
         consumer.open()
+        self.opened(consumer.queue)
 
-    def __contains__(self, client: str) -> bool:
-        """Return whether *client* is a consumer of this node."""
-        return client in self._consumers
+    def consume(self, queue: str) -> bool:
+        """Return whether one of them takes events of *queue*."""
+        return any(consumer.queue == queue for consumer in self._consumers.values())
+
+    def stays(self, client: str) -> bool:
+        """Return whether *client* stays on a node that drains: a consumer, which ends itself, or a dispatcher."""
+        return client in self._consumers or client.startswith(f"{DISPATCHERS}/")
 
     def ended(self, held: HeldClient, _reason: EventBusError) -> None:
         """Take no more events for *held*, whose handle ends, if it is a consumer."""
@@ -98,7 +112,7 @@ class QueueConsumer:
         self._queues = queues
         self._requests = requests
         self._scheduler = scheduler
-        self._queue = queue
+        self.queue = queue
         self.client = client
         self._function = function
         self._concurrency = concurrency
@@ -111,13 +125,13 @@ class QueueConsumer:
     def open(self) -> None:
         """Take events from now on."""
         self._open = True
-        self._queues.offer(self._queue, self.client, self._concurrency)
+        self._queues.offer(self.queue, self.client, self._concurrency)
 
     def close(self) -> None:
         """Take no more events; does nothing on successive calls."""
         if self._open:
             self._open = False
-            self._queues.offer(self._queue, self.client, 0)
+            self._queues.offer(self.queue, self.client, 0)
 
     def withdraw(self) -> None:
         """Give no turn to the nodes whose events are not taken any more."""
@@ -180,7 +194,7 @@ class QueueConsumer:
 
     def _fail(self, event: Event, error: BaseException) -> None:
         """Report *error*; raises it if the bus closes: then another consumer gets the event."""
-        name = f"of queue {self._queue}"
+        name = f"of queue {self.queue}"
         try:
             failure = self._scheduler.contain(f"handler {name}", error)
         except BaseException:

@@ -102,18 +102,18 @@ class Snapshots:
 
 
 def _with_history(stats: Stats, parts: HistoryParts) -> Stats:
-    appender, feeds, topics = parts.appender, parts.feeds, parts.topics
+    appender, feeds, topics, queues = parts.appender, parts.feeds, parts.topics, parts.queues
     return attrs.evolve(
         stats,
         accepted=stats.accepted + appender.accepted,
         delivered=stats.delivered + feeds.deliveries,
-        missed=stats.missed + feeds.missed,
+        missed=stats.missed + feeds.missed + queues.missed,
         retained_events=appender.events,
         retained_entries=appender.entries,
         waiting_appends=appender.waiting(),
         append_failures=appender.failures,
         history_reads=parts.reader.reads,
         resumes=topics.resumes,
-        history_gaps=dict(topics.gaps + feeds.gaps),
+        history_gaps=dict(topics.gaps + feeds.gaps + queues.gaps),
         streams_refused=appender.streams_refused,
     )

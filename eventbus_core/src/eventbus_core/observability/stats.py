@@ -35,7 +35,8 @@ class Stats:
         undeliverable: events accepted on this node that were reported as undeliverable: no receiver handled them.
         duplicates: events discarded because they had arrived before.
         repaired: frames retransmitted to nodes that missed them.
-        missed: events from other nodes, or of retained topics, that this node never got and that are lost for good.
+        missed: events from other nodes, or of retained topics and queues, that this node never got and that are lost
+            for good.
         dropped: events dropped from full mailboxes.
         stale: frames discarded because an earlier incarnation of their node sent them.
         refused: incoming frames rejected, by kind of fault; kind ``own event`` counts the bus's own messages that
@@ -51,7 +52,8 @@ class Stats:
         delivered: deliveries to receivers on this node, local ones included; an event for several receivers counts
             once for each.
         mailbox_events: events in mailboxes on this node, waiting for their receivers.
-        queued_events: events sent to queues on this node that no consumer is known to have handled.
+        queued_events: events sent to queues on this node that no consumer is known to have handled; of retained queues,
+            those that this node has read to hand them out.
         redelivered: how often such an event was given to another consumer, because the one that had it was gone.
         outage_seconds: seconds in which the broker accepted no frames, all outages together.
         interruptions: how often the transport reported that it lost its connection, and perhaps frames; missing

@@ -80,6 +80,7 @@ class Queues:
         self._reports = reports
         self._queues: dict[str, WorkQueue] = {}
         self._offers: dict[str, Offer] = {}  # by the consumers of this node
+        self._dispatched: set[str] = set()
         self._withdrawn = False
         self._redelivered = 0  # by queues that are forgotten
         self._forget_at = MAX_QUEUES
@@ -117,6 +118,18 @@ class Queues:
         self.accepted += 1
         queue.add(event, size)
         return event.id
+
+    def dispatch(self, name: str) -> WorkQueue:
+        """Return the queue *name*, whose events come from the history, until :meth:`end_dispatch`."""
+        self._dispatched.add(name)
+        return self._known_queue(name)
+
+    def end_dispatch(self, name: str) -> None:
+        """Hand out no more events of the queue *name*; the history keeps those that are not handled."""
+        self._dispatched.discard(name)
+        queue = self._queues.pop(name)
+        queue.give_up()
+        self._redelivered += queue.redelivered
 
     def offer(self, queue: str, client: str, concurrency: int) -> None:
         """Tell every node that *client*, a consumer on this one, takes events of *queue*; or none, if that is 0."""
@@ -197,12 +210,12 @@ class Queues:
         return queue
 
     def _forget_idle(self) -> None:
-        idle = [name for name, queue in self._queues.items() if not len(queue)]
+        idle = [name for name, queue in self._queues.items() if not len(queue) and name not in self._dispatched]
         self._redelivered += sum(self._queues.pop(name).redelivered for name in idle)
         self._forget_at = max(MAX_QUEUES, 2 * len(self._queues))  # else each new queue would look at all others
 
     def _hand_out(self, assignment: Assignment) -> None:
-        consumer, (event, size) = assignment.consumer, assignment.job
+        consumer, (event, size, _) = assignment.consumer, assignment.job
         address, raw = self._channel.address, msgspec.Raw(encode_event(event))
         request = Event(EVENT, address, consumer.client, assignment.id, raw, reply_to=address, expires=event.expires)
         if consumer.node != self._channel.node:
@@ -213,7 +226,7 @@ class Queues:
             assignment.settle(RequestFailed(consumer.client, Reason.CLIENT_GONE))
 
     def _report(self, event: Event, reason: Reason) -> None:
-        self._reports.report(event, self._channel.node, reason)
+        self._reports.report(event, event.accepted_by(self._channel.node), reason)
 
     def _take_find(self, message: Event) -> None:
         name, source = message.decode(str), message.source[1:]

@@ -27,10 +27,16 @@ MAX_CONSUMERS: Final = 10_000
 
 
 class Job(NamedTuple):
-    """An event that a queue accepted, and the size of its data."""
+    """
+    An event that a queue accepted, and the size of its data.
+
+    Attributes:
+        ended: called once it was handled or reported, if the history keeps it until then.
+    """
 
     event: Event
     size: int
+    ended: Callable[[], None] | None = None
 
 
 class KnownConsumer:
@@ -150,10 +156,10 @@ class WorkQueue:
         while len(self) and self._consumers:
             await self._progress.wait()
 
-    def add(self, event: Event, size: int) -> None:
-        """Accept *event*, whose data takes *size* bytes."""
+    def add(self, event: Event, size: int, ended: Callable[[], None] | None = None) -> None:
+        """Accept *event*, whose data takes *size* bytes; *ended* is called once it was handled or reported."""
         self._size += size
-        job = Job(event, size)
+        job = Job(event, size, ended)
         self._waiting.append(job)
         self._note_expiry(job)
         self.dispatch()
@@ -195,15 +201,22 @@ class WorkQueue:
         for consumer in [one for one in self._consumers.values() if one.node == node]:
             self._forget(consumer)
 
+    def forget_waiting(self) -> None:
+        """Forget the events that wait: the history keeps them."""
+        self._size -= sum(job.size for job in self._waiting)
+        self._waiting.clear()
+        self._progress.notify()
+
     def give_up(self) -> None:
-        """Report every event that is not known to be handled: the bus closes."""
+        """Forget every event that is not known to be handled; report those that no history keeps: the bus closes."""
         jobs = [assignment.job for assignment in self._working] + list(self._waiting)
         for assignment in self._working:
             self._requests.close(assignment.id)
         self._working.clear()
         self._waiting.clear()
         for job in jobs:
-            self._end(job, Reason.BUS_CLOSED)
+            if job.ended is None:
+                self._end(job, Reason.BUS_CLOSED)
 
     def _make_free(self, consumer: KnownConsumer) -> None:
         """Put *consumer* behind the others that are free, if it may take another event."""
@@ -270,4 +283,6 @@ class WorkQueue:
         self._size -= job.size
         if reason is not None:
             self._report(job.event, reason)
+        if job.ended is not None:
+            job.ended()
         self._progress.notify()

@@ -1,0 +1,189 @@
+"""The dispatcher of a retained queue: takes its events out of the history, and notes there which are handled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from time import monotonic
+from typing import Final
+
+import anyio
+
+from eventbus_core.backend import Entry, Page, Position
+from eventbus_core.concurrency.backoff import Backoff
+from eventbus_core.concurrency.notifier import Notifier
+from eventbus_core.errors import EventBusError
+from eventbus_core.history.queue_progress import PROVEN, QueueProgress, QueueRecord, decode_record, encode_record
+from eventbus_core.history.queue_streams import QueueStreams
+from eventbus_core.history.resumption import judge
+from eventbus_core.history.shares import unpack_salvaged
+from eventbus_core.history.stream_names import queue_stream, record_stream
+from eventbus_core.model.event import Event
+from eventbus_core.model.reports import GapReason
+from eventbus_core.model.retention import Retention
+from eventbus_core.observability.log import get_logger
+
+logger = get_logger("eventbus")
+
+POLL_EVERY: Final = 2.0
+"""Seconds after which the history is read although no node said that it has more: that message may be lost."""
+
+
+class QueueDispatcher:
+    """
+    Hands out the events of the retained queue *name* to its consumers, while this node holds the queue.
+
+    An event counts as handled once that is in the history. So events that were with consumers when the node of the
+    dispatcher died, and those that were handled in the last moment before, are handed out again by the next.
+    """
+
+    def __init__(self, name: str, retention: Retention, streams: QueueStreams) -> None:
+        self._name = name
+        self._retention = retention
+        self._streams = streams
+        self._work = streams.queues.dispatch(name)
+        self._progress = QueueProgress()
+        self._more = False  # the history has events that were not read
+        self._handled_count = self._recorded_count = 0  # the history knows the latter
+        self._withdrawn = False
+        self._changed = Notifier()
+
+    async def run(self) -> None:
+        """Hand out until cancelled."""
+        self._progress = await self._resumed()
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._record)
+            await self._hand_out()
+
+    def close(self) -> None:
+        """Leave what is not handled to the next dispatcher; after :meth:`run` has ended."""
+        self._streams.queues.end_dispatch(self._name)
+
+    def wake(self) -> None:
+        """Read the history: it has more."""
+        self._more = True
+        self._changed.notify()
+
+    def withdraw(self) -> None:
+        """Hand out nothing more; another dispatcher will."""
+        self._withdrawn = True
+        self._work.forget_waiting()
+        self._changed.notify()
+
+    async def finished(self) -> None:
+        """Return once every event that was handed out is handled, and the history knows; after :meth:`withdraw`."""
+        while len(self._work):
+            await self._work.wait_for_progress()
+        while self._recorded_count < self._handled_count:
+            await self._changed.wait()
+
+    async def _resumed(self) -> QueueProgress:
+        """Return the progress of the dispatcher before."""
+        backoff = Backoff()
+        while True:
+            try:
+                page = await self._streams.reader.page(record_stream(self._name), 1)
+                record = decode_record(page.entries[-1].body) if page is not None and page.entries else None
+                return QueueProgress() if record is None else await self._resume(record)
+            except EventBusError as error:
+                logger.debug("queue %s cannot be read now: %s", self._name, error)
+                await backoff.pause()
+
+    async def _resume(self, record: QueueRecord) -> QueueProgress:
+        """Return the progress by *record*: from the latest of its marks that the stream still proves."""
+        reason = GapReason.NEW_STREAM
+        for mark in record.marks:
+            page = await self._streams.reader.page(queue_stream(self._name), max(1, mark.offset))
+            if page is None:
+                return QueueProgress()  # a day after the last event, or the broker lost it
+            verdict = judge(Position(record.epoch, *mark), page, page.top.offset)
+            if verdict.reason in PROVEN:
+                if mark is not record.mark:
+                    self._streams.tell(self._name, reason, 0)
+                unhandled = [offset for offset in record.unhandled if offset <= mark.offset]
+                return QueueProgress(record.epoch, mark, unhandled, record.anchor)
+            reason = verdict.reason or reason
+        self._streams.tell(self._name, reason, 0)
+        return QueueProgress()
+
+    async def _hand_out(self) -> None:
+        backoff = Backoff()
+        while True:
+            self._more = False
+            try:
+                page = await self._next_page()
+            except EventBusError as error:
+                logger.debug("queue %s cannot be read now: %s", self._name, error)
+                await backoff.pause()
+                continue
+            backoff.reset()
+            if page is not None:
+                await self._take(page)
+            if page is None or page.top.offset < self._progress.following:
+                await self._wait_for_more()
+
+    async def _wait_for_more(self) -> None:
+        with anyio.move_on_after(POLL_EVERY):
+            while not self._more:
+                await self._changed.wait()
+
+    async def _next_page(self) -> Page | None:
+        page = await self._streams.reader.page(queue_stream(self._name), self._progress.start)
+        if page is None or self._progress.check(page) is None:
+            return page
+        self._progress = await self._resume(self._progress.record(monotonic()))
+        return await self._streams.reader.page(queue_stream(self._name), self._progress.start)
+
+    async def _take(self, page: Page) -> None:
+        progress = self._progress
+        if progress.check(page) is not None:
+            return  # the stream changes while it is read: the next read resumes
+        if not page.entries:
+            self._tell_missed(progress.take_end(page.top))
+        for entry in page.entries:
+            missed, offsets = progress.take(entry)
+            self._tell_missed(missed)
+            events = self._unpack(entry)
+            for offset in offsets:
+                handled = partial(self._handled, progress, offset)
+                event = events[offset - entry.first]
+                if event is None:
+                    self._streams.tell(self._name, GapReason.LOST, 1)
+                    handled()
+                    continue
+                while not (self._work.has_room() or self._withdrawn):
+                    await self._work.wait_for_progress()
+                if self._withdrawn:
+                    await anyio.sleep_forever()
+                self._work.add(event, len(memoryview(event.raw)), handled)
+
+    def _unpack(self, entry: Entry) -> Sequence[Event | None]:
+        """Return the events of *entry*; ``None`` for each that cannot be read, or was forged."""
+        events = unpack_salvaged(entry.body, entry.events)
+        return [event if event is not None and event.target == self._name else None for event in events]
+
+    def _tell_missed(self, missed: int) -> None:
+        if missed:
+            self._streams.tell(self._name, GapReason.TRIMMED, missed)
+
+    def _handled(self, progress: QueueProgress, offset: int) -> None:
+        progress.handled(offset)
+        self._handled_count += 1
+        self._changed.notify()
+
+    async def _record(self) -> None:
+        """Note in the history what is handled, whenever that has changed."""
+        backoff = Backoff()
+        while True:
+            while self._recorded_count == self._handled_count:
+                await self._changed.wait()
+            count, record = self._handled_count, self._progress.record(monotonic())
+            try:
+                await self._streams.record(self._name, self._retention, encode_record(record))
+            except EventBusError as error:
+                logger.debug("queue %s: cannot note what is handled now: %s", self._name, error)
+                await backoff.pause()
+            else:
+                backoff.reset()
+                self._recorded_count = count
+                self._changed.notify()

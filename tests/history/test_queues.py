@@ -1,0 +1,275 @@
+"""Retained queues: what was sent is handled, whichever nodes end, as long as the history keeps it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import anyio
+import attrs
+import pytest
+
+import eventbus
+from eventbus import ConfigurationError, Event, Gap, NamespaceMismatch, Retention
+from eventbus_core.backend import NewEntry, Position
+from eventbus_memory import MemoryTransport
+from tests.history.test_broker import go_back, snapshot
+from tests.servers import RedisServer
+from tests.support import Hooked, Inbox, buses, fresh_namespace, tasks, until
+from tests.workers import Desk, crashing, noted, noted_count
+
+ASKING = True
+LEASE = 6.0
+RETAIN = {"jobs": Retention(events=1000, seconds=600)}
+
+
+async def test_events_outlive_their_sender_and_wait_for_a_consumer(uri: str) -> None:
+    """Each is handled once, in order, although the nodes that sent, dispatched and consumed close in between."""
+    namespace = fresh_namespace()
+    options: dict[str, Any] = {"namespace": namespace, "retain_queues": RETAIN}
+    async with buses(uri, 1, **options):
+        for first in (0, 5):
+            inbox = Inbox()
+            async with eventbus.connect(uri, **options) as a:
+                jobs, numbers = a.queue("jobs"), range(first, first + 5)
+                ids = [await jobs.send("n", number, headers={"h": "1"}) for number in numbers]
+                assert a.stats().queued_events == 0
+            async with eventbus.connect(uri, **options) as b, b.queue("jobs").consume(inbox):
+                await inbox.got(5)
+            assert (inbox.data, [event.id for event in inbox.events]) == (list(numbers), ids)
+            assert {(event.target, event.type) for event in inbox.events} == {("jobs", "n")}
+            assert inbox.events[0].headers == {"h": "1"}
+
+
+async def test_no_event_is_lost_with_its_sender_its_consumer_and_its_dispatcher(uri: str) -> None:
+    """All three are one node, which dies; the next consumer gets all that it had not finished, and no more."""
+    async with buses(uri, 1, retain_queues=RETAIN, lease=LEASE) as (c,):
+        first, second = Desk(), Inbox()
+        async with crashing(uri, namespace=c.namespace, retain_queues=RETAIN, lease=LEASE) as (b, crash):
+            await b.queue("jobs").consume(first, concurrency=2).open()
+            for number in range(10):
+                await b.queue("jobs").send("n", number)
+            await until(lambda: len(first.begun) == 2)
+            first.permit()
+            await until(lambda: len(first.begun) == 3)
+            await until(lambda: noted_count(b) == 1)
+            crash.set()
+            await anyio.sleep_forever()
+        (done,) = (event.data for event in first.done)
+        async with c.queue("jobs").consume(second):
+            await second.got(9)
+            await noted(c)
+        assert sorted(second.data) == sorted({*range(10)} - {done})
+
+
+async def test_an_event_that_others_overtook_is_not_lost(uri: str) -> None:
+    """One event is with a consumer for long; later ones are handled, and noted; then the node dies."""
+    async with buses(uri, 1, retain_queues=RETAIN, lease=LEASE) as (c,):
+        done, second = list[int](), Inbox()
+
+        async def work(event: Event) -> None:
+            if not event.data:
+                await anyio.sleep_forever()
+            done.append(event.data)
+
+        async with crashing(uri, namespace=c.namespace, retain_queues=RETAIN, lease=LEASE) as (b, crash):
+            await b.queue("jobs").consume(work, concurrency=2).open()
+            for number in range(5):
+                await b.queue("jobs").send("n", number)
+            await until(lambda: noted_count(b) == 4)
+            crash.set()
+            await anyio.sleep_forever()
+        async with c.queue("jobs").consume(second):
+            await c.queue("jobs").send("n", 5)
+            await second.got(2)
+            await noted(c)
+        assert (done, sorted(second.data)) == ([1, 2, 3, 4], [0, 5])
+
+
+async def test_a_send_returns_once_the_history_has_the_event(uri: str) -> None:
+    async with buses(uri, 1, retain_queues=RETAIN) as (a,), tasks() as group:
+        assert a._node.history is not None
+        appender, go_on, sent = a._node.history.appender, anyio.Event(), list[str]()
+        history = appender._history
+        append = history.append
+
+        async def append_late(entries: Sequence[NewEntry]) -> Sequence[Position]:
+            await go_on.wait()
+            return await append(entries)
+
+        async def send() -> None:
+            sent.append(await a.queue("jobs").send("n", 1))
+
+        history.append = append_late  # type: ignore[method-assign]
+        group.start_soon(send)
+        await until(lambda: bool(appender._being_appended))
+        assert sent == []
+        go_on.set()
+        await until(lambda: bool(sent))
+
+
+async def test_an_event_whose_consumer_dies_goes_to_another(uri: str) -> None:
+    """The dispatcher lives; so only what was with that consumer comes again."""
+    async with buses(uri, 2, retain_queues=RETAIN, lease=LEASE) as (a, c):
+        first, second = Desk(), Inbox()
+        async with a.queue("jobs").consume(Desk()) as own:
+            await until(lambda: "jobs" in a._node.dispatchers._active)  # type: ignore[union-attr]
+            await own.aclose()
+        async with crashing(uri, namespace=a.namespace, retain_queues=RETAIN, lease=LEASE) as (b, crash):
+            await b.queue("jobs").consume(first).open()
+            for number in range(5):
+                await c.queue("jobs").send("n", number)
+            await until(lambda: bool(first.begun))
+            crash.set()
+            await anyio.sleep_forever()
+        async with c.queue("jobs").consume(second):
+            await second.got(5)
+            await noted(a, c)
+        assert sorted(second.data) == list(range(5))
+        assert a.stats().redelivered == 1
+
+
+async def test_what_is_beyond_the_retention_is_told(uri: str) -> None:
+    async with buses(uri, 2, retain_queues={"jobs": Retention(events=10)}) as (a, b):
+        gaps, inbox = Hooked(), Inbox()
+        b.on_gap(gaps)
+        for number in range(25):
+            await a.queue("jobs").send("n", number)
+        async with b.queue("jobs").consume(inbox):
+            await inbox.got(10)
+        await until(lambda: bool(gaps))
+        assert inbox.data == list(range(15, 25))
+        assert gaps == [Gap("jobs", "", 15, "trimmed")]
+        assert (b.stats().missed, b.stats().history_gaps) == (15, {"trimmed": 1})
+
+
+async def test_consumers_that_are_too_slow_miss_no_event_untold(uri: str) -> None:
+    """The dispatcher reads ahead only as far as events may wait; those that are trimmed meanwhile are counted."""
+    options: dict[str, Any] = {"retain_queues": {"jobs": Retention(events=10)}, "mailbox_events": 4}
+    async with buses(uri, 2, **options) as (a, b):
+        gaps, desk = Hooked(), Desk()
+        b.on_gap(gaps)
+        async with b.queue("jobs").consume(desk):
+            await a.queue("jobs").send("n", 0)
+            await until(lambda: bool(desk.begun))
+            for number in range(1, 60):
+                await a.queue("jobs").send("n", number)
+            desk.permit(60)
+            await until(lambda: bool(desk.done) and desk.done[-1].data == 59)
+        handled = [event.data for event in desk.done]
+        assert handled == sorted(set(handled))
+        assert handled[-10:] == list(range(50, 60))
+        assert sum(gap.missed for gap in gaps) == 60 - len(handled) == b.stats().missed
+
+
+async def test_what_cannot_be_handled_is_reported_to_its_sender(uri: str) -> None:
+    """Also if another node dispatches; and it does not come again."""
+    async with buses(uri, 2, retain_queues=RETAIN) as (a, b):
+        reports, inbox = Hooked(), Inbox()
+        a.on_undeliverable(reports)
+        id = await a.queue("jobs").send("n", 0, expires=0.0)
+        await a.queue("jobs").send("n", 1)
+        async with b.queue("jobs").consume(inbox):
+            await inbox.got(1)
+            await until(lambda: bool(reports))
+            await noted(b)
+        assert [(fate.id, fate.target, fate.reason) for fate in reports] == [(id, "jobs", "expired")]
+        assert inbox.data == [1]
+
+
+async def test_a_dispatcher_that_drains_hands_out_until_it_closes(uri: str) -> None:
+    """Then another node does; no event comes twice."""
+    async with buses(uri, 2, retain_queues=RETAIN) as (a, c):
+        mine, others = Inbox(), Inbox()
+        async with eventbus.connect(uri, namespace=a.namespace, retain_queues=RETAIN) as b:
+            await b.queue("jobs").consume(mine).open()
+            await a.queue("jobs").send("n", 0)
+            await mine.got(1)
+            await b.drain(over=0.0)
+            async with c.queue("jobs").consume(others):
+                await a.queue("jobs").send("n", 1)
+                await others.got(1)
+        async with c.queue("jobs").consume(others):
+            await a.queue("jobs").send("n", 2)
+            await others.got(2)
+            await noted(c)
+        assert (mine.data, others.data) == ([0], [1, 2])
+
+
+async def test_events_that_the_broker_lost_do_not_hide_later_ones(redis_server: RedisServer) -> None:
+    """Their offsets come again; the next dispatcher knows of handled events that the history has no more."""
+    async with buses(redis_server.uri, 1, retain_queues=RETAIN) as (a,):
+        gaps, first, second = Hooked(), Inbox(), Inbox()
+        for number in range(3):
+            await a.queue("jobs").send("n", number)
+        before = snapshot(redis_server)  # no record yet
+        for number in range(3, 5):
+            await a.queue("jobs").send("n", number)
+        options: dict[str, Any] = {"namespace": a.namespace, "retain_queues": RETAIN}
+        async with eventbus.connect(redis_server.uri, **options) as b, b.queue("jobs").consume(first):
+            await first.got(5)
+        go_back(redis_server, before)
+        for number in range(5, 7):
+            await a.queue("jobs").send("n", number)
+        a.on_gap(gaps)
+        async with a.queue("jobs").consume(second):
+            await until(lambda: {5, 6} <= {*second.data}, "the new events are handled")
+            await noted(a)
+        assert [(gap.source, gap.reason, gap.missed) for gap in gaps] == [("jobs", "rolled_back", 0)]
+
+
+async def test_a_dispatcher_notices_that_the_broker_lost_events(redis_server: RedisServer) -> None:
+    async with buses(redis_server.uri, 1, retain_queues=RETAIN) as (a,):
+        gaps, inbox, jobs = Hooked(), Inbox(), a.queue("jobs")
+        a.on_gap(gaps)
+        async with jobs.consume(inbox):
+            for number in range(3):
+                await jobs.send("n", number)
+            await inbox.got(3)
+            await noted(a)
+            before = snapshot(redis_server)
+            for number in range(3, 5):
+                await jobs.send("n", number)
+            await inbox.got(5)
+            await noted(a)
+            go_back(redis_server, before)
+            for number in range(5, 8):
+                await jobs.send("n", number)
+            await until(lambda: {5, 6, 7} <= {*inbox.data}, "the new events are handled")
+        assert {gap.reason for gap in gaps} == {"rolled_back"}
+
+
+@pytest.mark.parametrize("encrypt", [False, True])
+async def test_sealed_queues_are_kept_too(encrypt: bool) -> None:
+    if encrypt:
+        pytest.importorskip("cryptography")
+    options: dict[str, Any] = {
+        "namespace": fresh_namespace(),
+        "retain_queues": RETAIN,
+        "secret": "s" * 32,
+        "encrypt": encrypt,
+    }
+    async with buses("memory://tests", 1, **options) as (a,):
+        for number in range(3):
+            inbox = Inbox()
+            await a.queue("jobs").send("n", number)
+            async with eventbus.connect("memory://tests", **options) as b, b.queue("jobs").consume(inbox):
+                await inbox.got(1)
+            assert inbox.data == [number]
+        assert sum(a.stats().refused.values()) == 0
+
+
+async def test_all_nodes_retain_the_same_queues(uri: str) -> None:
+    async with buses(uri, 1, retain_queues=RETAIN) as (a,):
+        with pytest.raises(NamespaceMismatch, match="retain_queues="):
+            async with eventbus.connect(uri, namespace=a.namespace):
+                pass
+
+
+def test_a_backend_without_history_retains_no_queue() -> None:
+    class Plain(MemoryTransport):
+        capabilities = attrs.evolve(MemoryTransport.capabilities, history=False)
+
+    eventbus.register("forgetful", Plain)
+    with pytest.raises(ConfigurationError, match="leave out retain, retain_clients and retain_queues"):
+        eventbus.connect("forgetful://", retain_queues=RETAIN)
