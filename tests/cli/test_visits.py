@@ -133,7 +133,8 @@ async def test_a_signal_ends_it_and_its_node_leaves(
         assert process.returncode == status
         assert "Traceback" not in errors
         assert {node.id for node in await place.one.nodes()} == before
-        assert await place.one.locate("acme/zoe") is None
+        owner = await place.one.locate("acme/zoe")  # after SIGTERM another node keeps it, if the command had it by then
+        assert owner is None or (number == signal.SIGTERM and owner.node in before)
 
 
 async def test_ends_with_status_0_when_the_reader_of_its_output_has_gone(redis_uri: str) -> None:
