@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from eventbus import Bus, Client, Event
-from eventbus_core.backend import TransportURI
+from eventbus_core.backend import Transport, TransportURI
 from eventbus_core.testing.hosts import Host, buses, fresh_namespace
 from eventbus_core.testing.inbox import Inbox, Reader, read
 from eventbus_core.testing.waiting import DEADLINE, tasks, until, within_deadline
@@ -21,6 +24,7 @@ __all__ = (
     "buses",
     "fence",
     "fresh_namespace",
+    "publish_by",
     "read",
     "take",
     "tasks",
@@ -69,3 +73,9 @@ async def fence(senders: list[Bus], receivers: list[Bus]) -> None:
         for sender in senders:
             await sender.request(receiver.address, "fence.lowered", timeout=DEADLINE)
         receiver.off(answer)
+
+
+def publish_by(monkeypatch: pytest.MonkeyPatch, transport: Transport, function: Callable[..., Any]) -> None:
+    """Have *transport* publish all frames by *function*."""
+    monkeypatch.setattr(transport, "publish", function)
+    monkeypatch.setattr(transport, "begin_publish", lambda _frames: None)

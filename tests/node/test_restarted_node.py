@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 import eventbus
-from tests.support import Hooked, Inbox, buses, fence, take, tasks, until
+from tests.support import Hooked, Inbox, buses, fence, publish_by, take, tasks, until
 
 ASKING = True
 
@@ -30,8 +30,8 @@ async def test_g5_what_the_former_node_did_not_confirm_is_reported(uri: str, mon
                 await a.send("bob", f"n.{number}")
             await fence([a], [b])
             await take(bob, 4)
-            for called, name in ((b._node.directory, "leave"), (b._node.transport, "publish")):
-                monkeypatch.setattr(called, name, stall)
+            monkeypatch.setattr(b._node.directory, "leave", stall)
+            publish_by(monkeypatch, b._node.transport, stall)
         inbox = Inbox()
         while True:
             try:

@@ -14,7 +14,7 @@ import eventbus
 from eventbus import TransportUnavailable
 from eventbus_core.backend import Frame
 from eventbus_core.node import lifecycle
-from tests.support import Hooked, buses, fence, take, until
+from tests.support import Hooked, buses, fence, publish_by, take, until
 
 ASKING = True
 COUNT = 10
@@ -45,7 +45,7 @@ async def test_g5_what_waited_unread_is_reported_although_a_call_stalls(
             monkeypatch.setattr(b._node.directory, "leave", _stall)
             monkeypatch.setattr(b._node.directory, "locate", _stall)
             if not publishing:
-                monkeypatch.setattr(b._node.transport, "publish", _stall)
+                publish_by(monkeypatch, b._node.transport, _stall)
         unread = {f"n.{number}" for number in range(4, 10)}
         await until(lambda: unread <= {fate.type for fate in lost}, f"only {lost} was reported")
         assert {fate.reason for fate in lost} == reasons
@@ -101,7 +101,7 @@ async def test_g5_what_waited_for_a_slow_consumer_is_reported_although_the_broke
                     await anyio.sleep(PAUSE)
                     return await publish(frames)
 
-                monkeypatch.setattr(b._node.transport, "publish", late)
+                publish_by(monkeypatch, b._node.transport, late)
                 scope.cancel()
         await until(lambda: len(told) == COUNT, f"only {told} was reported")
         assert [fate.type for fate in told] == [f"n.{number}" for number in range(COUNT)]
@@ -150,6 +150,6 @@ async def test_reports_that_the_broker_does_not_take_are_logged(
                 for number in range(COUNT):
                     await a.send("bob", f"n.{number}")
                 await fence([a], [b])
-                monkeypatch.setattr(b._node.transport, "publish", _stall)
+                publish_by(monkeypatch, b._node.transport, _stall)
                 scope.cancel()
     assert f"could not tell other nodes that {COUNT} of their events were not handled" in caplog.text

@@ -9,7 +9,7 @@ import pytest
 
 import eventbus
 from eventbus import Bus, Event, RequestFailed
-from tests.support import DEADLINE, buses, take, until
+from tests.support import DEADLINE, buses, publish_by, take, until
 
 ASKING = True
 
@@ -79,8 +79,8 @@ async def test_g5_a_request_fails_when_the_node_that_took_it_dies(uri: str, monk
             queue = a._node.outbox.known("dying")
             assert queue is not None
             await until(lambda: queue.session.handled == queue.session.next)
-            for called, name in ((b._node.directory, "leave"), (b._node.transport, "publish")):
-                monkeypatch.setattr(called, name, stall)
+            monkeypatch.setattr(b._node.directory, "leave", stall)
+            publish_by(monkeypatch, b._node.transport, stall)
 
 
 async def test_an_answered_request_does_not_fail_when_its_receiver_ends(uri: str) -> None:
