@@ -16,6 +16,9 @@ import pytest
 import eventbus
 from eventbus_core.backend import ALL_NODES, Frame
 from eventbus_core.cli import main
+from eventbus_core.cli.demo import conductor
+from eventbus_core.cli.demo.demo_run import make_plan, prepare, run_demo
+from eventbus_core.cli.demo.tally import add_tallies
 from eventbus_memory import MemoryTransport
 from tests.cli.programs import TIMEOUT, install, run, start
 
@@ -207,3 +210,11 @@ def test_a_lost_event_is_counted_and_makes_the_status_1(capsys: pytest.CaptureFi
     assert summary["lost"] > 0
     assert summary["delivered"] + summary["lost"] == summary["expected"]
     assert [summary[fault] for fault in ("duplicated", "misrouted", "reordered")] == [0, 0, 0]
+
+
+async def test_nodes_that_hear_late_when_to_begin_send_as_long_as_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conductor, "HEAD_START", -10.0)
+    address, run_node = prepare("memory://")
+    outcome = await run_demo(address, run_node, make_plan(2, 2, 0.2, "mixed"), lambda *_: None)
+    assert len(outcome.tallies) == 2
+    assert add_tallies(outcome.tallies).sent > 0
