@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from functools import reduce
+from itertools import chain
 from operator import length_hint
 from time import monotonic, time
 from typing import Final, NamedTuple, TypeAlias
 
-import msgspec
-
 from eventbus_core.concurrency.notifier import Notifier
+from eventbus_core.mailbox.chunk import Chunk
 from eventbus_core.mailbox.limits import MailboxLimits
 from eventbus_core.mailbox.loss_markers import Losses, add_up, count_up, loss_event, take_one
 from eventbus_core.model.event import Event
@@ -36,28 +36,6 @@ class Leftover(NamedTuple):
         """Confirm the event to its sender: call it once the fate of the event is known."""
         if self.ticket is not None:
             self.ticket.settle(1)
-
-
-class Chunk(msgspec.Struct, eq=False):
-    """
-    Events that came together, and what was lost just before them.
-
-    *ticket* is settled once all of them have been handled or dropped. One chunk is made for nearly every visit to a
-    mailbox: a struct of msgspec takes a third of the time of a class.
-    """
-
-    events: list[Event]
-    size: int
-    ticket: Ticket | None
-    sender: str | None
-    since: float
-    losses: Losses | None = None
-
-    def settle(self) -> None:
-        """Give the sender its credit back; does nothing on successive calls."""
-        if self.ticket is not None:
-            self.ticket.settle(len(self.events))
-            self.ticket = None
 
 
 class Mailbox:
@@ -236,6 +214,22 @@ class Mailbox:
             return None
         events = self._rest if length_hint(self._rest) else self._next_chunk()
         return None if events is NOTHING else events
+
+    def unsettled(self, ticket: Ticket, events: int) -> list[Chunk]:
+        """Return the chunks of *ticket* that are not settled, at most until they have *events* events."""
+        found: list[Chunk] = []
+        for chunk in chain((self._current,), self._chunks or (), self._held_back or ()):
+            if chunk is not None and chunk.ticket is ticket:
+                found.append(chunk)
+                events -= len(chunk.events)
+                if events <= 0:
+                    break
+        return found
+
+    def first_unhandled(self, chunk: Chunk) -> Event:
+        """Return the first event of *chunk*, which is :meth:`unsettled`, that may not be handled yet."""
+        taken = len(chunk.events) - length_hint(self._rest) if chunk is self._current else 0
+        return chunk.events[max(taken - 1, 0)]  # the last that was taken may be in hand
 
     @property
     def sender(self) -> str | None:

@@ -10,6 +10,7 @@ from typing import Final, TypeAlias
 from eventbus_core.backend import ALL_NODES, lane_partition, node_partition
 from eventbus_core.concurrency.signal import Signal
 from eventbus_core.errors import FrameError
+from eventbus_core.mailbox.frame_progress import FrameProgress
 from eventbus_core.mailbox.loss_markers import count_up
 from eventbus_core.mailbox.mailbox import Mailbox
 from eventbus_core.membership.channel import ControlChannel
@@ -112,6 +113,8 @@ class Delivery:
                 odd.append(event)
         strays, messages = self._sort_odd(odd, ready, chunks) if odd else (0, ())
         self._put(chunks, strays, ready)
+        if not ready.ticket.done and len(events) == ready.header.count:
+            ready.ticket.track(FrameProgress(ready.ticket, events, chunks))
         # Control messages come after the events that their sender forwarded before: the end of a handover, say.
         for message in messages:
             self._take(message)

@@ -10,6 +10,8 @@ MIN_WINDOW: Final = 128 * 1024
 MIN_ADDRESSED_WINDOW: Final = 8 * 1024
 DIVIDE_EVERY: Final = 1.0
 """Seconds after which the budget is divided among the senders that were active meanwhile."""
+REPORT_EVERY: Final = 0.25
+"""Seconds after which a sender is told again what was handled, while not all that it has sent is."""
 
 
 class CreditedSession(Protocol):
@@ -38,7 +40,7 @@ class Credit:
         self._budget = budget
         self._own = own
         self._ease = 1.0
-        self._divide_at = 0.0
+        self._divide_at = self._report_at = 0.0
 
     def set_ease(self, ease: float) -> None:
         """Set the part of the window, from 0 to 1, that senders get for what they send to this node alone."""
@@ -50,12 +52,15 @@ class Credit:
 
     def tend(self, now: float) -> None:
         """Divide the budget again if it is time, and report what was handled to the senders of this node's events."""
+        if now >= self._report_at:
+            self._report_at = now + REPORT_EVERY
+            self._reporting = {session for session in self._reporting if not session.report()}
         if now >= self._divide_at:
             smallest = min(self._budget, MIN_WINDOW)
             # Also the window of senders that begin until the next division, possibly all at once.
             self.window = max(self._budget // len(self.active), smallest) if self.active else smallest
-            addressed = {session for session in self.active | self._reporting if session.partition == self._own}
-            self._reporting = {session for session in addressed if not session.report()}
+            addressed = {session for session in self.active if session.partition == self._own} - self._reporting
+            self._reporting |= {session for session in addressed if not session.report()}
             self.active.clear()
             self._divide_at = now + DIVIDE_EVERY
         self.addressed_window = max(int(self.window * self._ease), min(self.window, MIN_ADDRESSED_WINDOW))

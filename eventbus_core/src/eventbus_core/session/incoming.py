@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple, Protocol
 
 from msgspec.structs import replace
@@ -39,10 +39,11 @@ class Ticket:
         first: the number of its first event.
         since: when the frame arrived.
         size: its bytes.
+        left: how many deliveries of its events are not settled.
         done: whether all its events are handled.
     """
 
-    __slots__ = ("_incoming", "_left", "done", "first", "node", "since", "size")
+    __slots__ = ("_incoming", "_progress", "done", "first", "left", "node", "since", "size")
 
     def __init__(self, incoming: Incoming, first: int, size: int, since: float) -> None:
         self.node = incoming.node
@@ -50,20 +51,29 @@ class Ticket:
         self.first = first
         self.size = size
         self.done = False
+        self._progress: Callable[[], int] | None = None
         self._incoming = incoming
-        self._left = 0
+        self.left = 0
 
     def expect(self, deliveries: int) -> None:
         """Set how many deliveries the frame's events make: an event may go to many receivers here, or to none."""
-        self._left = deliveries
+        self.left = deliveries
         if deliveries == 0:
             self._incoming.release(self)
 
     def settle(self, deliveries: int) -> None:
         """Count *deliveries* as handled."""
-        self._left -= deliveries
-        if self._left == 0:
+        self.left -= deliveries
+        if self.left == 0:
             self._incoming.handled(self)
+
+    def track(self, progress: Callable[[], int]) -> None:
+        """Have *progress* called to know how many of the frame's events, from the first on, are handled."""
+        self._progress = progress
+
+    def handled_below(self) -> int:
+        """Return the number below which all events of the frame are known to be handled."""
+        return self.first if self._progress is None else self.first + self._progress()
 
 
 class IncomingContext(SessionContext, Protocol):
@@ -196,12 +206,18 @@ class Incoming:
         """Tell the sender up to which position it may send."""
         if not self.closed:
             self._granted = max(self._granted, self._limit())
-            self._reported = self._handled_below()
+            self._reported = max(self._reported, self._open[0].first if self._open else self.expected)
             self._context.tell(self.node, self._note(GRANT, self._granted, self._reported))
 
     def report(self) -> bool:
-        """Tell the sender what has been handled, if it does not know; return whether that is all that came."""
-        if self._handled_below() > self._reported:
+        """
+        Tell the sender what has been handled, if it does not know; return whether that is all that came.
+
+        This looks into the oldest frame that is not handled as a whole, which :meth:`grant` does not.
+        """
+        handled = self._open[0].handled_below() if self._open else self.expected
+        if handled > self._reported:
+            self._reported = handled
             self.grant()
         return self.closed or self._reported == self.expected
 
@@ -221,9 +237,6 @@ class Incoming:
 
     def _last_missing(self) -> int:
         return min(self._held, default=self._known) - 1
-
-    def _handled_below(self) -> int:
-        return self._open[0].first if self._open else self.expected
 
     def _limit(self) -> int:
         return self._end - self._unhandled + self._window()
