@@ -27,7 +27,7 @@ from tests.benchmarks.report.tables import scenario_table, topologies_table
 from tests.benchmarks.sending import Sending, is_hot, owners_of, receivers, targets
 from tests.support import tasks, until
 
-SECONDS = 0.1
+SECONDS = 0.5
 
 
 @pytest.fixture
