@@ -22,13 +22,26 @@ from eventbus import (
     EventBusError,
     NamespaceMismatch,
     NodeAlreadyPresent,
+    Retention,
     TransportUnavailable,
     register,
 )
 from eventbus_core.backend import Claim, Owner, Partition, TransportURI
 from eventbus_memory import MemoryTransport
 from tests.servers import HOST, RedisServer, free_port
-from tests.support import DEADLINE, Hooked, Host, Inbox, WithoutDirectory, fresh_namespace, read, take, tasks, until
+from tests.support import (
+    DEADLINE,
+    Hooked,
+    Host,
+    Inbox,
+    WithoutDirectory,
+    fence,
+    fresh_namespace,
+    read,
+    take,
+    tasks,
+    until,
+)
 
 
 @attrs.define
@@ -253,6 +266,28 @@ async def test_a_node_alone_joins_the_others_when_the_broker_comes(way: Way) -> 
         assert owner is not None
         assert owner.node == "late"
         assert (late.stats().missed, other.stats().missed, late.stats().duplicates) == (0, 0, 0)
+
+
+async def test_a_node_that_dispatches_a_retained_queue_alone_misses_nothing_on_joining(way: Way) -> None:
+    """Nothing waits meanwhile for nodes that it does not know."""
+    options: dict[str, Any] = {"namespace": fresh_namespace(), "retain_queues": {"jobs": Retention()}}
+    async with (
+        tasks() as group,
+        eventbus.connect(way.others, node="other", **options) as other,
+        alone(way.uri, **options) as late,
+        late.queue("jobs").consume(inbox := Inbox()),
+    ):
+        assert late._node.dispatchers is not None
+        dispatchers = late._node.dispatchers
+        await until(lambda: "jobs" in dispatchers._active)
+        assert late._node.outbox.unpublished() == 0
+        await way.open(group)
+        await joined(late)
+        await other.queue("jobs").send("n", 1)
+        await inbox.got(1)
+        await late.broadcast("n")
+        await fence([late], [other])
+        assert (late.stats().missed, other.stats().missed) == (0, 0)
 
 
 async def test_g8_claims_made_alone_are_settled_on_joining(way: Way) -> None:

@@ -31,7 +31,6 @@ MORE: Final = "$sys.queue.more"
 DISPATCHER: Final = "$sys.queue.dispatcher"
 MAX_DISPATCHERS: Final = 10_000
 """Queues of which a node remembers the dispatcher; for another it asks all nodes."""
-
 ASK_EVERY: Final = 2.0
 """Seconds after which all nodes are asked again for the dispatcher of a queue."""
 
@@ -96,19 +95,19 @@ class QueueStreams:
             if len(self._asked) >= MAX_DISPATCHERS:
                 self._asked.clear()
             self._asked[queue] = now
-            self._channel.send_all(MORE, queue)
+            self.queues.send_all(MORE, queue)
 
     def dispatch(self, queue: str, wake: Callable[[], None]) -> None:
         """Call *wake* when *queue*, which this node dispatches from now on, has more events."""
         self._wakes[queue] = wake
         self._know(Dispatching(queue, self._channel.node))
-        self._channel.send_all(DISPATCHER, Dispatching(queue, self._channel.node))
+        self.queues.send_all(DISPATCHER, Dispatching(queue, self._channel.node))
 
     def end_dispatch(self, queue: str) -> None:
         """Undo :meth:`dispatch`; another node may dispatch *queue* now."""
         del self._wakes[queue]
         self._know(Dispatching(queue, ""))
-        self._channel.send_all(DISPATCHER, Dispatching(queue, ""))
+        self.queues.send_all(DISPATCHER, Dispatching(queue, ""))
 
     async def record(self, queue: str, retention: Retention, body: bytes) -> None:
         """Keep *body*, which says what of *queue* is handled, in the history."""

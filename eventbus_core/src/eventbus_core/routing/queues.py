@@ -166,17 +166,22 @@ class Queues:
         for queue in self._queues.values():
             queue.node_gone(node)
 
+    def send_all(self, type: str, data: object) -> None:
+        """Send a message about queues to every other node; does nothing while this node is alone."""
+        if self._ownership.incarnation:
+            self._channel.send_all(type, data)
+
     def tend(self, now: float) -> None:
         """Hand out what has come back, and look for consumers where events wait."""
         for queue in self._queues.values():
             if queue.tend(now):
-                self._send_all(FIND, queue.name)
+                self.send_all(FIND, queue.name)
 
     async def drained(self) -> None:
         """Return once the events that were sent here are handled, but for those that no consumer takes."""
         queues = [queue for queue in self._queues.values() if len(queue)]
         for queue in queues:
-            self._send_all(FIND, queue.name)
+            self.send_all(FIND, queue.name)
         with anyio.move_on_after(FIND_TIMEOUT):
             for queue in queues:
                 await queue.found()
@@ -206,7 +211,7 @@ class Queues:
         )
         for offer in self._offers.values():
             self._take(offer)
-        self._send_all(FIND, name)
+        self.send_all(FIND, name)
         return queue
 
     def _forget_idle(self) -> None:
@@ -259,8 +264,4 @@ class Queues:
 
     def _tell_all(self, offer: Offer) -> None:
         if not self._withdrawn:
-            self._send_all(OFFER, offer)
-
-    def _send_all(self, type: str, data: object) -> None:
-        if self._ownership.incarnation:  # else this node is alone
-            self._channel.send_all(type, data)
+            self.send_all(OFFER, offer)
