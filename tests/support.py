@@ -29,6 +29,7 @@ __all__ = (
     "take",
     "tasks",
     "until",
+    "within_deadline",
 )
 
 

@@ -15,7 +15,7 @@ from eventbus_core.backend import NewEntry, Position
 from eventbus_memory import MemoryTransport
 from tests.history.test_broker import go_back, snapshot
 from tests.servers import RedisServer
-from tests.support import Hooked, Inbox, buses, fresh_namespace, tasks, until
+from tests.support import DEADLINE, Hooked, Inbox, buses, fresh_namespace, tasks, until, within_deadline
 from tests.workers import Desk, crashing, noted, noted_count
 
 ASKING = True
@@ -194,6 +194,31 @@ async def test_a_dispatcher_that_drains_hands_out_until_it_closes(uri: str) -> N
             await others.got(2)
             await noted(c)
         assert (mine.data, others.data) == ([0], [1, 2])
+
+
+async def test_a_dispatcher_that_closes_leaves_what_comes_back_to_the_next(uri: str) -> None:
+    """It waits for an event that a consumer has; if that consumer dies, it closes at once."""
+    async with buses(uri, 1, retain_queues=RETAIN, lease=LEASE) as (c,), tasks() as group:
+        options: dict[str, Any] = {"namespace": c.namespace, "retain_queues": RETAIN, "lease": LEASE}
+        desk, inbox = Desk(), Inbox()
+        a = eventbus.connect(uri, close_timeout=10 * DEADLINE, **options)
+
+        async def consume() -> None:
+            async with crashing(uri, **options) as (b, crash):
+                await b.queue("jobs").consume(desk).open()
+                await until(lambda: a._node.dispatchers._withdrawn)  # type: ignore[union-attr]
+                crash.set()
+                await anyio.sleep_forever()
+
+        with within_deadline("the dispatcher has closed"):
+            async with a:
+                async with a.queue("jobs").consume(Desk()):
+                    await until(lambda: "jobs" in a._node.dispatchers._active)  # type: ignore[union-attr]
+                group.start_soon(consume)
+                await c.queue("jobs").send("n", 1)
+                await until(lambda: bool(desk.begun))
+        async with c.queue("jobs").consume(inbox):
+            await inbox.got(1)
 
 
 async def test_events_that_the_broker_lost_do_not_hide_later_ones(redis_server: RedisServer) -> None:

@@ -67,7 +67,7 @@ class QueueDispatcher:
     def withdraw(self) -> None:
         """Hand out nothing more; another dispatcher will."""
         self._withdrawn = True
-        self._work.forget_waiting()
+        self._work.withdraw()
         self._changed.notify()
 
     async def finished(self) -> None:

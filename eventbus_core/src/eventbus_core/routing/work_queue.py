@@ -120,6 +120,7 @@ class WorkQueue:
         self._report = report
         self._waiting: deque[Job] = deque()
         self._working: dict[Assignment, None] = {}
+        self._withdrawn = False
         self._size = 0  # of the data of all of them
         self._consumers: dict[str, KnownConsumer] = {}
         self._free: dict[str, KnownConsumer] = {}  # that take an event now; the first is the next
@@ -201,8 +202,9 @@ class WorkQueue:
         for consumer in [one for one in self._consumers.values() if one.node == node]:
             self._forget(consumer)
 
-    def forget_waiting(self) -> None:
-        """Forget the events that wait: the history keeps them."""
+    def withdraw(self) -> None:
+        """Forget the events that wait, and those that come back from consumers: the history keeps them."""
+        self._withdrawn = True
         self._size -= sum(job.size for job in self._waiting)
         self._waiting.clear()
         self._progress.notify()
@@ -261,6 +263,9 @@ class WorkQueue:
         self._take_back(job)
 
     def _take_back(self, job: Job) -> None:
+        if self._withdrawn:
+            self._end(job._replace(ended=None), None)
+            return
         self._waiting.appendleft(job)
         self._note_expiry(job)
 
