@@ -345,6 +345,15 @@ def test_g11_a_node_that_is_slow_as_a_whole_lets_its_senders_be_less_ahead() -> 
     assert (slow_consumers.ease, mailboxes.limits.backlog, mailboxes.limits.dropped) == (1.0, lead, 0)
 
 
+def test_g11_an_event_that_is_handled_at_once_came_just_now() -> None:
+    """A node at rest ticks seldom: the time of its last tick may be long past."""
+    past = monotonic() - 3600
+    mailbox = Mailbox(MailboxPool(BusOptions(lease=86_400), past, lambda *_: None).limits, lambda: None)
+    mailbox.occupy(_event(0), None)
+    assert not mailbox.late(past + 1800)
+    assert mailbox.late(monotonic() + 1)
+
+
 @pytest.mark.parametrize("alone", [True, False], ids=["all are slow", "one of many"])
 def test_g11_a_client_that_takes_events_is_a_slow_consumer_only_beside_faster_ones(alone: bool) -> None:
     """If all consumers are slow, senders wait as long as it takes, but not for a consumer that takes nothing."""

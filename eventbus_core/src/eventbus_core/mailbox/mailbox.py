@@ -169,8 +169,8 @@ class Mailbox:
 
     def occupy(self, event: Event, ticket: Ticket | None) -> None:
         """Count *event*, which was not :meth:`put` here, as one that the consumer has in hand."""
+        self._limits.begin(self)  # first, since the time of the last tick may be long past
         self._current = Chunk([event], 0, ticket, None if ticket is None else ticket.node, self._limits.now)
-        self._limits.begin(self)
 
     def hold_back(self) -> None:
         """Keep events that are sent here directly behind forwarded ones, until :meth:`let_through`."""
