@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from functools import partial
 from time import monotonic
 from typing import Any
@@ -107,6 +108,24 @@ def test_g5_no_event_is_taken_for_handled_that_is_not(receivers: list[int], step
         getattr(frame, step)(*to)
         if not frame.ticket.done:
             assert frame.ticket.handled_below() <= frame.first_unsettled
+
+
+def test_the_events_of_a_handled_frame_are_freed_at_once() -> None:
+    """Not only by the garbage collector: that runs seldom, as events do not count for it."""
+    frame = _Frame([0, 1])
+
+    class Progress:
+        def __call__(self) -> int:
+            return 0
+
+    frame.ticket.track(progress := Progress())
+    freed = weakref.ref(progress)
+    del progress
+    for to in (0, 1):
+        frame.next(to)
+        assert freed() is not None
+        frame.next(to)
+    assert freed() is None
 
 
 async def test_g5_a_sender_learns_which_events_of_a_frame_are_handled(uri: str) -> None:

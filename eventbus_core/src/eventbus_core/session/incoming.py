@@ -65,6 +65,7 @@ class Ticket:
         """Count *deliveries* as handled."""
         self.left -= deliveries
         if self.left == 0:
+            self._progress = None  # it holds the frame's events, and refers to this ticket
             self._incoming.handled(self)
 
     def track(self, progress: Callable[[], int]) -> None:
