@@ -15,7 +15,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from eventbus import register
-from eventbus_core.backend import Claim, Frame, Interrupted, Node, Owner, Partition, Terms, TransportURI
+from eventbus_core.backend import Claim, Frame, Interrupted, Node, Outcome, Owner, Partition, Terms, TransportURI
 from eventbus_core.testing import BackendSuite, waiting
 from eventbus_core.testing.suite.directory_suite import BRIEF_LEASE
 from eventbus_memory import MemoryTransport
@@ -75,6 +75,14 @@ class JoinsWhenReceiving(MemoryTransport):
 class SwapsOrder(MemoryTransport):
     async def publish(self, frames: Sequence[Frame]) -> Sequence[int]:
         return await super().publish([*frames[2:], *frames[1::-1]])
+
+
+class BeginsAndPublishes(MemoryTransport):
+    """Its writes begin at once, and the call for their outcome makes them again."""
+
+    def begin_publish(self, frames: Sequence[Frame]) -> Outcome | None:
+        self._hand_over(frames)
+        return partial(self.publish, frames)
 
 
 class LosesTheLastOfABurst(MemoryTransport):
@@ -283,6 +291,7 @@ def with_directory(directory: type[MemoryDirectory]) -> type[MemoryTransport]:
             (JoinsLate, "g10", "frames_published_after_join_arrive"),
             (JoinsWhenReceiving, "g10", "frames_that_arrive_before_receive_are_kept"),
             (SwapsOrder, "g4", "frames_arrive_in_order"),
+            (BeginsAndPublishes, "g4", "a_write_that_begins_at_once_is_a_write"),
             (LosesTheLastOfABurst, "g10", "bursts_arrive_whole"),
             (LosesLargeFrames, "g6", "the_largest_frame_arrives"),
             (CountsWrongly, "g5", "zero_receivers_is_a_fact"),

@@ -210,9 +210,9 @@ class Transport(ABC):
         """
         Write *frames* now, and return what waits for the outcome; ``None`` if :meth:`publish` must be called instead.
 
-        Does not suspend and raises nothing. Called instead of ``publish``, under the same conditions, for a small write
-        while nothing else is to be published on the route: so a single event does not wait for a turn of the event
-        loop. A write that has begun runs until its outcome is known.
+        Does not suspend and raises nothing. Called instead of ``publish``, under the same conditions, for the frame of
+        a single event while no other event is to be published on the route: so that event does not wait for a turn of
+        the event loop. A write that has begun runs until its outcome is known.
         """
         return None
 

@@ -108,6 +108,21 @@ class TransportSuite(UnderTest):
             assert two.of(LANE) == sent, f"frames arrived in another order: {two.of(LANE)}"
 
     @scenario()
+    async def test_g4_a_write_that_begins_at_once_is_a_write(self, uri: str) -> None:
+        """What ``begin_publish`` writes arrives once, is counted, and is behind what was published before."""
+        async with bare_nodes(uri) as (one, two):
+            await two.join(LANE)
+            sent = numbered(BURST)
+            for number, data in enumerate(sent):
+                begun = one.transport.begin_publish([Frame(LANE, data)]) if number % 2 else None
+                counts = await one.publish(LANE, data) if begun is None else await begun()
+                if counts is not None and one.transport.capabilities.counts_receivers:
+                    assert list(counts) == [1], f"the counts of frame {number} are {counts}"
+            await two.got(LANE, *sent)
+            assert sorted(two.of(LANE)) == sorted(sent), "frames arrived more than once"
+            assert two.of(LANE) == sent or not one.transport.capabilities.ordered, "frames arrived in another order"
+
+    @scenario()
     async def test_g10_writes_of_different_routes_run_at_the_same_time(self, uri: str) -> None:
         """``publish`` may run once for each route at a time: every frame arrives, in order if that is declared."""
         async with bare_nodes(uri) as (one, two):
