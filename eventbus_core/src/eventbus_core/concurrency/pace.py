@@ -42,7 +42,7 @@ class Pace:
     async def pause(self, *, rest: bool) -> None:
         """Return when it is time for the next tick; *rest* says that there is nothing to look after."""
         if rest:
-            with anyio.CancelScope() as self._scope:  # takes half of what a wait with a timeout does
+            with anyio.CancelScope() as self._scope:  # costs half of the CPU time of a wait with a timeout
                 await anyio.sleep(self._rest)
             if self._scope is not None:
                 self._scope = None
