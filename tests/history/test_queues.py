@@ -10,7 +10,7 @@ import attrs
 import pytest
 
 import eventbus
-from eventbus import ConfigurationError, Event, Gap, NamespaceMismatch, Retention
+from eventbus import ConfigurationError, Event, Gap, LimitExceeded, NamespaceMismatch, Retention
 from eventbus_core.backend import NewEntry, Position
 from eventbus_memory import MemoryTransport
 from tests.history.test_broker import go_back, snapshot
@@ -262,6 +262,14 @@ async def test_a_dispatcher_notices_that_the_broker_lost_events(redis_server: Re
                 await jobs.send("n", number)
             await until(lambda: {5, 6, 7} <= {*inbox.data}, "the new events are handled")
         assert {gap.reason for gap in gaps} == {"rolled_back"}
+
+
+async def test_a_node_sends_to_a_limited_number_of_retained_queues() -> None:
+    options: dict[str, Any] = {"retain_queues": {"jobs/*": Retention()}, "max_retained_topics": 1}
+    async with buses("memory://tests", 1, **options) as (a,):
+        await a.queue("jobs/1").send("n")
+        with pytest.raises(LimitExceeded, match=r"^'jobs/2' cannot be retained too"):
+            await a.queue("jobs/2").send("n")
 
 
 @pytest.mark.parametrize("encrypt", [False, True])

@@ -16,7 +16,7 @@ from eventbus_core.concurrency.signal import Signal
 from eventbus_core.errors import EventBusError, LimitExceeded, TransportUnavailable
 from eventbus_core.history.history_reader import fingerprint
 from eventbus_core.history.shares import Share, pack_events
-from eventbus_core.history.stream_names import queue_of, stream_of
+from eventbus_core.history.stream_names import queue_of, shown_name, stream_of
 from eventbus_core.model.event import Event
 from eventbus_core.model.retention import Retention
 from eventbus_core.model.salvage import readable_events
@@ -154,7 +154,7 @@ class Appender:
             if len(self._queues) >= limit:
                 self.streams_refused += 1
                 hint = "publish to fewer topics, keep their events for a shorter time, or raise it"
-                raise LimitExceeded(f"{stream_of(topic)!r} cannot be retained too", "max_retained_topics", limit, hint)
+                raise LimitExceeded(f"{shown_name(topic)!r} cannot be retained too", "max_retained_topics", limit, hint)
             queue = self._queues[topic] = StreamQueue(topic, retention)
         return queue
 

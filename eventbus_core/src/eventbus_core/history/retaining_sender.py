@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from eventbus_core.concurrency.deadlines import Deadlines
 from eventbus_core.errors import ConfigurationError, EventBusError, TransportUnavailable
 from eventbus_core.history.appender import Appender, StreamQueue
-from eventbus_core.history.stream_names import inbox_of, queue_stream, stream_of
+from eventbus_core.history.stream_names import inbox_of, queue_stream, shown_name
 from eventbus_core.model.event import Event, encode_unread
 from eventbus_core.model.names import NODE_SIGN, check_address, check_topic, check_topics, topic_address
 from eventbus_core.options import BusOptions, check_seconds
@@ -132,7 +132,7 @@ class RetainingSender(Sender):
         self._appender.add(queue, encoded)
 
     async def _wait_for_room(self, topic: str, timeout: float | None) -> None:
-        with self._deadlines.until_accepted(stream_of(topic), timeout):
+        with self._deadlines.until_accepted(shown_name(topic), timeout):
             while not self._appender.has_room():
                 await self._appender.wait_for_room()
 

@@ -44,6 +44,11 @@ def stream_of(topic: str) -> str:
     return topic.removeprefix(INBOX) if topic.startswith(INBOX) else topic_address(topic)
 
 
+def shown_name(topic: str) -> str:
+    """Return the name of *topic* for messages: a queue is named as the application names it."""
+    return queue_of(topic) or stream_of(topic)
+
+
 def retention_of(topic: str, options: BusOptions) -> Retention | None:
     """Return how much of *topic* is kept; ``None`` if it is not retained."""
     if topic.startswith(INBOX):
