@@ -35,7 +35,7 @@ async def test_each_caller_of_a_failed_call_gets_an_exception_of_its_own() -> No
         for number in range(20):
             group.start_soon(ask, batcher, number)
         await anyio.lowlevel.checkpoint()
-        services.run_in(group)
+        group.start_soon(services.run_in, group)
         await until(lambda: len(caught) == 20)
     assert len(set(map(id, caught))) == 20
     assert {str(error) for error in caught} == {"the broker is down"}

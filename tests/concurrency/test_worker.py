@@ -32,7 +32,7 @@ async def test_everything_that_is_added_is_done_by_one_task_at_a_time() -> None:
     waiting.append(0)
     worker.wake()  # before the bus is open
     async with tasks() as group:
-        services.run_in(group)
+        group.start_soon(services.run_in, group)
         for number in range(1, 20):
             waiting.append(number)
             worker.wake()

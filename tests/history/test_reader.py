@@ -33,7 +33,7 @@ async def test_g13_a_stream_that_begins_while_it_is_read_is_read_from_its_first_
     services = ServiceGroup()
     reader = HistoryReader(BeginsAfterARead(lambda: hub), services)
     async with anyio.create_task_group() as group:
-        services.run_in(group)
+        group.start_soon(services.run_in, group)
         reading = await reader.since("s", RETENTION, Token("s", "former", Mark(5, 1)))
         assert reading.verdict.reason == GapReason.NEW_STREAM
         assert [(share.first, share.last) for share in reading.shares] == [(1, 3)]

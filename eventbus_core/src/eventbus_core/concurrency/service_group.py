@@ -56,15 +56,19 @@ class ServiceGroup:
         else:
             (context or self._context).copy().run(group.start_soon, self._run, service)
 
-    def run_in(self, group: TaskGroup) -> None:
-        """Start waiting services, and all later ones, in *group*."""
+    async def run_in(self, group: TaskGroup) -> None:
+        """Start waiting services, and all later ones, in *group*, until it is cancelled; from then on start none."""
         self._group = group
         early, self._early = self._early, []
         for service, context in early:
             self.start(service, context)
+        try:
+            await anyio.sleep_forever()  # a group without tasks takes no more on trio
+        finally:
+            self._over = True
 
     def end(self) -> None:
-        """Note that the services have ended, and start none any more."""
+        """Note that the services have ended."""
         self._over = True
         self.ended()
 

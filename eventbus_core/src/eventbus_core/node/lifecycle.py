@@ -105,7 +105,7 @@ class Lifecycle:
                     async with anyio.create_task_group() as services:
                         for service in self._services():
                             services.start_soon(service)
-                        self.node.services.run_in(services)
+                        await self.node.services.run_in(services)
                 if not scope.cancel_called:
                     raise tasks_cancelled()
             except anyio.get_cancelled_exc_class() as error:
