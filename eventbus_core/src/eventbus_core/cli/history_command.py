@@ -45,7 +45,7 @@ def history_command(
     """
     Show the latest events of a retained topic, oldest first.
 
-    The URI must retain what the nodes of the namespace retain. With --since, the first events after that position.
+    With --since, the first events after that position.
     """
 
     async def work(bus: Bus) -> list[Event]:
