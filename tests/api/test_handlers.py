@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 import eventbus
-from eventbus import BusClosed, ClientNotFound, Event, RequestTimeout
+from eventbus import BusClosed, ClientNotFound, ConfigurationError, Event, RequestTimeout
 from tests.support import DEADLINE, Hooked, Inbox, buses, fence, take, tasks, until
 
 
@@ -309,3 +309,18 @@ async def test_handlers_of_a_closed_bus_can_be_taken_off(uri: str) -> None:
     bus.off(idle)
     with pytest.raises(BusClosed):
         await bus.wait_for("n", timeout=DEADLINE)
+
+
+@pytest.mark.parametrize("register", ["on", "once", "client", "consume", "on_error"])
+async def test_what_cannot_be_called_is_refused_when_it_is_registered(register: str) -> None:
+    """Each event would fail otherwise, and count as handled."""
+    async with eventbus.connect("memory://") as bus:
+        registrations: dict[str, Callable[[], object]] = {
+            "on": lambda: bus.on("x", 5),  # type: ignore[call-overload]
+            "once": lambda: bus.once("x")(5),  # type: ignore[type-var]
+            "client": lambda: bus.client("alice", handler=5),  # type: ignore[arg-type]
+            "consume": lambda: bus.queue("jobs").consume(5),  # type: ignore[arg-type]
+            "on_error": lambda: bus.on_error(5),  # type: ignore[arg-type]
+        }
+        with pytest.raises(ConfigurationError, match=r"must be a function, .* not 5"):
+            registrations[register]()

@@ -21,6 +21,7 @@ from eventbus_core.mailbox.loss_markers import LOSS, loss_of
 from eventbus_core.mailbox.mailbox import Mailbox
 from eventbus_core.model.decodable import decoder_into
 from eventbus_core.model.event import Event
+from eventbus_core.model.functions import check_function
 from eventbus_core.model.reports import Dropped, Gap
 from eventbus_core.observability.log import LogLimit, get_logger
 from eventbus_core.options import Overflow
@@ -204,7 +205,7 @@ class Handler:
         before: Callable[[Handler], None] | None = None,
     ) -> None:
         self.name = name
-        self.function = function
+        self.function = check_function(function)
         self.local = local
         self._context = copy_context()
         self._before = before  # called with this handler before each call of the function

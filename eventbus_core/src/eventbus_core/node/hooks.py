@@ -14,6 +14,7 @@ from eventbus_core.concurrency.notifier import Notifier
 from eventbus_core.concurrency.service_group import ServiceGroup
 from eventbus_core.concurrency.worker import Worker
 from eventbus_core.model.event import Event
+from eventbus_core.model.functions import check_function
 from eventbus_core.model.reports import Dropped, Gap, Undeliverable
 from eventbus_core.observability.log import LogLimit, get_logger
 
@@ -99,7 +100,7 @@ class Hook(Generic[P]):
 
     def __call__(self, function: Callable[P, Awaitable[None] | None]) -> Callable[P, Awaitable[None] | None]:
         """Register *function* and return it."""
-        self._functions.append((copy_context(), function))
+        self._functions.append((copy_context(), check_function(function)))
         return function
 
     def share(self, other: Hook[P]) -> None:

@@ -14,6 +14,7 @@ from eventbus_core.errors import EventBusError, EventDataError
 from eventbus_core.mailbox.handlers import HandlerFunction, HandlerScheduler
 from eventbus_core.membership.held_client import HeldClient
 from eventbus_core.model.event import Event
+from eventbus_core.model.functions import check_function
 from eventbus_core.model.reports import Reason
 from eventbus_core.routing.queues import Queues
 from eventbus_core.routing.requests import Requests
@@ -114,7 +115,7 @@ class QueueConsumer:
         self._scheduler = scheduler
         self.queue = queue
         self.client = client
-        self._function = function
+        self._function = check_function(function)
         self._concurrency = concurrency
         self._context = copy_context()
         self._working = 0
