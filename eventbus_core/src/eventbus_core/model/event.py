@@ -11,7 +11,7 @@ from msgspec.structs import force_setattr, replace
 from eventbus_core.errors import EventDataError, EventTooLarge, shown
 from eventbus_core.model.decodable import dumped, validated
 from eventbus_core.model.names import NODE_SIGN, TOPIC_SIGN, is_identifier
-from eventbus_core.model.object_keys import decode_object_keys
+from eventbus_core.model.object_keys import REFUSED, decode_object_keys
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar  # that of the standard library has no defaults before Python 3.13
@@ -33,8 +33,8 @@ It also takes a tuple of an event's fields, up to the last one that differs from
 the place of ``raw``. It raises one of ``UNSENDABLE`` if MessagePack cannot hold the value.
 """
 _decode = msgspec.msgpack.Decoder().decode
-UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""The errors of a decoder for bytes that it cannot read."""
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError)
+"""The errors of a decoder for bytes that it cannot read; ``TypeError`` for a set whose members cannot be hashed."""
 MAX_HEADERS: Final = 64
 """Headers of an event: a frame of events with thousands each would stop its receiver."""
 UNSENDABLE = (TypeError, ValueError, OverflowError, RecursionError)
@@ -86,7 +86,7 @@ class Event(msgspec.Struct, Generic[Data_co], frozen=True, array_like=True, gc=F
         try:
             try:
                 value = _decode(self.raw)
-            except msgspec.DecodeError:
+            except REFUSED:
                 value = decode_object_keys(self.raw)
         except UNREADABLE as error:
             raise _unreadable(self.type, error) from error
@@ -132,7 +132,7 @@ class Event(msgspec.Struct, Generic[Data_co], frozen=True, array_like=True, gc=F
         """Return the data as *decoder* decodes it; ``data`` keeps the result if it was not read before."""
         try:
             value = decoder.decode(self.raw)
-        except (*UNREADABLE, TypeError) as error:  # such as of a set whose members cannot be hashed
+        except UNREADABLE as error:
             raise _unreadable(self.type, error) from error
         if self._data is None:
             force_setattr(self, "_data", (value,))

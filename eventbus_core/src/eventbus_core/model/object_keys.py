@@ -7,6 +7,8 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+REFUSED: Final = (msgspec.DecodeError, TypeError)
+"""What a decoder without a type raises for an object as a key: ``TypeError`` in older versions of msgspec."""
 _COUNTS: Final = {0xDC: (1, 2), 0xDD: (1, 4), 0xDE: (2, 2), 0xDF: (2, 4)}
 """How many values an entry of a list or a map has, by its first byte, and how many bytes hold the number of entries."""
 MAX_WORK: Final = 16 * 1024 * 1024
@@ -47,7 +49,7 @@ class _Reading:
         """Return a value that is no key and in none; only what the fast decoder refuses is looked into."""
         try:
             return _decode(encoded)
-        except msgspec.DecodeError:
+        except REFUSED:
             members = self._members(encoded, depth)
             if members is None:
                 raise
