@@ -232,8 +232,8 @@ class RedisCluster:
         """
         Return once all running servers agree that the cluster is well.
 
-        Gossip that was under way while a slot moved can leave servers at odds over it for good: then this does as
-        ``redis-cli --cluster fix`` would.
+        Gossip sent before a slot moved may arrive after that, and leave servers in disagreement over it for good. Then
+        this does what ``redis-cli --cluster fix`` does.
         """
         what = f"the servers of {self._directory} agree"
         _wait(lambda: self._settled(), what, again=self._fix, every=AGREEMENT_TIMEOUT)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import ClassVar
@@ -61,6 +61,21 @@ class Restarting(MemoryTransport):
             transport._arrived(RESTARTED)
 
 
+def check_that_restarts_are_told(
+    test: Callable[..., Awaitable[None]], transport: type[Restarting], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Check that *test* of the suite passes with :class:`Restarting`, and fails with any mutant of it."""
+    monkeypatch.setattr(transport, "opened", [])
+    register("mutant", transport)
+    check = partial(test, uri="mutant://conformance", restart=transport.restart)
+    if transport is Restarting:
+        anyio.run(check)
+    else:
+        monkeypatch.setattr(waiting, "DEADLINE", SHORT_DEADLINE)
+        with pytest.raises(AssertionError, match=r"(?s)^.*broken: G10 \("):
+            anyio.run(check)
+
+
 class SaysInterruptedTooEarly(Restarting):
     opened: ClassVar[list[Restarting]] = []
 
@@ -79,16 +94,9 @@ class SaysInterruptedTooEarly(Restarting):
 def test_a_backend_that_says_interrupted_too_early_fails(
     transport: type[Restarting], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transport, "opened", [])
-    register("mutant", transport)
-    test = BackendSuite().test_g10_interrupted_comes_after_the_subscription_is_back
-    check = partial(test, uri="mutant://conformance", restart=transport.restart)
-    if transport is Restarting:
-        anyio.run(check)
-    else:
-        monkeypatch.setattr(waiting, "DEADLINE", SHORT_DEADLINE)
-        with pytest.raises(AssertionError, match=r"(?s)^.*broken: G10 \("):
-            anyio.run(check)
+    check_that_restarts_are_told(
+        BackendSuite().test_g10_interrupted_comes_after_the_subscription_is_back, transport, monkeypatch
+    )
 
 
 class Hanging(MemoryTransport):
@@ -173,16 +181,9 @@ class InterruptsOneServer(Restarting):
 def test_a_backend_that_names_too_few_partitions_fails(
     transport: type[Restarting], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transport, "opened", [])
-    register("mutant", transport)
-    test = BackendSuite().test_g10_interrupted_names_every_partition_that_lost_frames
-    check = partial(test, uri="mutant://conformance", restart=transport.restart)
-    if transport is Restarting:
-        anyio.run(check)
-    else:
-        monkeypatch.setattr(waiting, "DEADLINE", SHORT_DEADLINE)
-        with pytest.raises(AssertionError, match=r"(?s)^.*broken: G10 \("):
-            anyio.run(check)
+    check_that_restarts_are_told(
+        BackendSuite().test_g10_interrupted_names_every_partition_that_lost_frames, transport, monkeypatch
+    )
 
 
 class PublishesOneAfterTheOther(Sharded):
