@@ -81,9 +81,9 @@ class Queue:
             ConfigurationError: the queue is retained, and the broker refuses the event.
         """
         history = self._node.history
-        if history is not None and history.queues.retention(self.name) is not None:
+        if history is not None and (retention := history.queues.retention(self.name)) is not None:
             return await history.queues.sender.enqueue(
-                self._bus._source, self.name, type, data, headers, expires, timeout
+                self._bus._source, self.name, retention, type, data, headers, expires, timeout
             )
         sent = self._node.queues.send(self._bus._source, self.name, type, data, headers, expires, timeout)
         return sent if isinstance(sent, str) else await sent

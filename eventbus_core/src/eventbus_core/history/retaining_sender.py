@@ -13,6 +13,7 @@ from eventbus_core.history.appender import Appender, StreamQueue
 from eventbus_core.history.stream_names import inbox_of, queue_stream, shown_name
 from eventbus_core.model.event import Event, encode_unread
 from eventbus_core.model.names import NODE_SIGN, check_address, check_topic, check_topics, topic_address
+from eventbus_core.model.retention import Retention
 from eventbus_core.options import BusOptions, check_seconds
 from eventbus_core.routing.fanout import Wait
 from eventbus_core.routing.sender import Headers, Sender, Sent, expiry, sent
@@ -58,6 +59,7 @@ class RetainingSender(Sender):
         self,
         source: str,
         queue: str,
+        retention: Retention,
         type: str,
         data: object,
         headers: Headers | None,
@@ -65,16 +67,13 @@ class RetainingSender(Sender):
         timeout: float | None,
     ) -> str:
         """
-        Send to the retained *queue*, and wait until the history has the event.
+        Send to *queue*, which is retained by *retention*, and wait until the history has the event.
 
         Raises:
             TransportUnavailable: there was no room, or the history has not confirmed it, within *timeout*.
             ConfigurationError: the history refuses the event.
             LimitExceeded: this node has appended to as many topics, clients and queues as it may.
         """
-        retention = self._options.retain_queues.of(queue)
-        if retention is None:
-            raise EventBusError(f"queue {queue!r} is not retained")
         event, _ = self.event(source, queue, type, data, headers, expires, timeout)
         stream = self._appender.queue(queue_stream(queue), retention)
         await self._append(stream, replace(event, origin=self._appender.node), timeout)
