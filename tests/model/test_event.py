@@ -14,7 +14,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventbus_core.errors import EventDataError, EventTooLarge
-from eventbus_core.model.event import MAX_HEADERS, Event, check_headers, encode_data, encode_event, encode_unread
+from eventbus_core.model.event import (
+    MAX_HEADERS,
+    Event,
+    check_encoded,
+    check_headers,
+    encode_data,
+    encode_event,
+    encode_unread,
+)
+from eventbus_core.model.salvage import salvage_events
 from tests import strategies
 
 LIMIT = 1024 * 1024
@@ -69,6 +78,31 @@ def test_an_event_encoded_with_its_data_in_one_step_reads_the_same(event: Event,
     new = (event.type, event.source, event.target, event.id)
     raw = msgspec.Raw(encode_data(data, LIMIT))
     assert decode_event(encode_unread((*new, data, None, event.epoch))) == Event(*new, raw, epoch=event.epoch)
+
+
+_raws = st.binary(max_size=6).map(msgspec.Raw)
+_around_raws = st.recursive(
+    strategies.scalars | _raws,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=2), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@given(st.lists(_around_raws, min_size=1, max_size=3))
+def test_what_data_holds_of_encoded_bytes_changes_no_other_field_and_no_other_event(values: list[Any]) -> None:
+    """Data is refused, or its event stands in a frame as any other."""
+    accepted = []
+    for data in values:
+        try:
+            accepted.append(bytes(encode_data(data, LIMIT)))
+        except EventDataError:
+            continue
+        encoded = encode_unread(("type", "@node", "target", "1", data, None, 7))
+        assert decode_event(check_encoded(encoded)) == Event(
+            "type", "@node", "target", "1", msgspec.Raw(accepted[-1]), epoch=7
+        )
+    frame = b"".join(encode_event(Event("t", "@n", "x", "1", msgspec.Raw(raw))) for raw in accepted)
+    assert [event and bytes(event.raw) for event in salvage_events(frame, len(accepted))] == accepted
 
 
 @given(strategies.events)

@@ -33,6 +33,11 @@ It also takes a tuple of an event's fields, up to the last one that differs from
 the place of ``raw``. It raises one of ``UNSENDABLE`` if MessagePack cannot hold the value.
 """
 _decode = msgspec.msgpack.Decoder().decode
+check_encoded = msgspec.msgpack.Decoder(msgspec.Raw).decode
+"""
+Raise one of ``UNREADABLE`` if bytes are not one value of MessagePack, whose parts it skips: an encoder passes on what
+data holds of ``msgspec.Raw`` as it is, and in a frame such bytes would take the events after them along.
+"""
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError)
 """The errors of a decoder for bytes that it cannot read; ``TypeError`` for a set whose members cannot be hashed."""
 MAX_HEADERS: Final = 64
@@ -174,8 +179,8 @@ def encode_data(data: object, limit: int) -> bytes:
         EventTooLarge: it takes more than *limit* bytes.
     """
     try:
-        raw = _encode(data)
-        if data.__class__ is msgspec.Raw:  # is passed on as it is
+        raw = _encoded(data)
+        if data.__class__ is msgspec.Raw:
             decode_object_keys(raw)
     except (*UNSENDABLE, *UNREADABLE) as error:
         path, value, reason = _find_fault(data, "data", error)
@@ -185,6 +190,12 @@ def encode_data(data: object, limit: int) -> bytes:
         ) from error
     if len(raw) > limit:
         raise EventTooLarge(len(raw), limit)
+    return raw
+
+
+def _encoded(data: object) -> bytes:
+    raw = _encode(data)
+    check_encoded(raw)
     return raw
 
 
@@ -226,8 +237,8 @@ def _find_fault(value: Any, path: str, error: Exception, depth: int = 32) -> tup
     if depth:
         for step, child in _children(value):
             try:
-                _encode(child)
-            except UNSENDABLE as cause:
+                _encoded(child)
+            except (*UNSENDABLE, *UNREADABLE) as cause:
                 return _find_fault(child, f"{path}{step}", cause, depth - 1)
     return path, value, error
 

@@ -36,6 +36,7 @@ class PartitionQueue:
 
     __slots__ = (
         "_marks",
+        "_read",
         "abandoned",
         "accepted",
         "after_write",
@@ -61,6 +62,7 @@ class PartitionQueue:
         self.room = Notifier()
         self.after_write: list[Callable[[], object]] | None = None
         self._marks: deque[tuple[int, float]] = deque()
+        self._read: list[Event | None] = []  # the first of the events, as far as they were read; None: unreadable
 
     def mark(self, number: int, now: float) -> None:
         """Note that every event after the first *number* ones was accepted at *now* or later."""
@@ -78,7 +80,7 @@ class PartitionQueue:
         """Remove the events of one frame, up to *limit* bytes but at least one; return them and their size."""
         if self.size <= limit and len(self.events) <= MAX_FRAME_EVENTS:
             events, size = self.events, self.size
-            self.events, self.size = [], 0
+            self.events, self.size, self._read = [], 0, []
             return events, size
         size = number = 0
         for event in self.events:
@@ -88,22 +90,31 @@ class PartitionQueue:
             number += 1
         events = self.events[:number]
         del self.events[:number]
+        del self._read[:number]
         self.size -= size
         return events, size
 
     def put_back(self, events: list[bytes]) -> None:
         """Put *events* that were cut off back to the front."""
         self.events[:0] = events
+        if self._read:
+            self._read[:0] = map(salvage_event, events)
         self.size += sum(map(len, events))
         self.published -= len(events)
 
     def take_out(self, moved: Callable[[Event], bool]) -> list[Event]:
-        """Remove and return the events that have *moved*: they will not go to this partition."""
-        waiting = [(raw, salvage_event(raw)) for raw in self.events]
-        taken = [event for _, event in waiting if event is not None and moved(event)]
+        """
+        Remove and return the events that have *moved*: they will not go to this partition.
+
+        Each event is read once, however often this is called: much may wait for a node that is gone.
+        """
+        read = self._read
+        read += map(salvage_event, self.events[len(read) :])
+        taken = [event for event in read if event is not None and moved(event)]
         if taken:
             gone = set(map(id, taken))
-            self.events = [raw for raw, event in waiting if id(event) not in gone]
+            self.events = [raw for raw, event in zip(self.events, read, strict=True) if id(event) not in gone]
+            self._read = [event for event in read if id(event) not in gone]
             self.size = sum(map(len, self.events))
             self.published += len(taken)
         return taken
@@ -114,6 +125,6 @@ class PartitionQueue:
 
     def drain(self) -> list[bytes]:
         """Remove and return all events: they will not go to this partition."""
-        events, self.events, self.size = self.events, [], 0
+        events, self.events, self.size, self._read = self.events, [], 0, []
         self.published += len(events)
         return events

@@ -12,7 +12,15 @@ from msgspec.structs import replace
 from eventbus_core.errors import EventBusError, EventTooLarge, TopicNotRetained
 from eventbus_core.membership.held_client import HeldClient
 from eventbus_core.membership.ownership import Ownership
-from eventbus_core.model.event import UNSENDABLE, Event, check_headers, encode_data, encode_unread
+from eventbus_core.model.event import (
+    UNREADABLE,
+    UNSENDABLE,
+    Event,
+    check_encoded,
+    check_headers,
+    encode_data,
+    encode_unread,
+)
 from eventbus_core.model.event_ids import EventIds
 from eventbus_core.model.names import EVERYONE, check_address, check_topic, check_topics, known_topic, topic_address
 from eventbus_core.model.state import NodeState
@@ -232,10 +240,11 @@ class Sender:
         """Send by *route*: encoding the event together with its data takes half of the time of both apart."""
         encoded, id = None, self._ids.next()
         try:
-            if data.__class__ is not Raw:  # that would be passed on as it is
+            if data.__class__ is not Raw:  # must be decoded to be checked
                 encoded = encode_unread((type, source, target, id, data, None, route.epoch))
-        except UNSENDABLE:
-            pass
+                check_encoded(encoded)
+        except (*UNSENDABLE, *UNREADABLE):
+            encoded = None
         if encoded is not None and len(encoded) <= self._largest and self._router.put_out(route, encoded):
             return id
         # There is no room, or the data is at fault.

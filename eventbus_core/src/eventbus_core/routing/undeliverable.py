@@ -57,8 +57,11 @@ class UndeliverableReports:
         fate = Undeliverable(event.id, event.type, event.source, event.target, reason)
         if event.type.startswith(RESERVED) and event.reply_to is None:  # a control message of this node
             origin = self._channel.node
-        self.sent += origin != self._channel.node
-        self._channel.deliver(origin, self._channel.message(UNDELIVERABLE, origin, fate))
+        if origin == self._channel.node:
+            self._note(fate)
+        else:
+            self.sent += 1
+            self._channel.send(origin, UNDELIVERABLE, fate)
 
     def count_unknown(self, number: int, reason: Reason) -> None:
         """Count *number* events of which nothing else is known any more."""
@@ -90,7 +93,9 @@ class UndeliverableReports:
                 self.report(event, event.accepted_by(sender or self._channel.node), reason)
 
     def _take(self, message: Event) -> None:
-        fate = message.decode(Undeliverable)
+        self._note(message.decode(Undeliverable))
+
+    def _note(self, fate: Undeliverable) -> None:
         if handler := self._on_control.get(fate.type):
             handler(fate.id)
         self._table.forget(fate.target)

@@ -253,6 +253,8 @@ class Outgoing:
         """Return the events from number *first* to below *end*, as far as they are kept and can be read."""
         found: list[Event] = []
         for kept in self.kept:
+            if kept.first + kept.events <= first or kept.first >= end:
+                continue
             header, body = unpack(kept.data, len(kept.data), sealed=True)
             numbered = enumerate(unpack_readable(body, header.count), kept.first)
             found += [event for number, event in numbered if event is not None and first <= number < end]

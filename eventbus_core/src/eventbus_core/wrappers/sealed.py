@@ -36,6 +36,7 @@ class SealedTransport(Transport):
         self._seals = seals
         self._rejections = rejections
         self._joined: dict[Partition, int] = {}
+        self._not_begun: tuple[Sequence[Frame], list[Frame]] | None = None  # as given, and sealed
         self.uri, self.node, self.options = inner.uri, inner.node, inner.options
         known = inner.capabilities
         self.capabilities = attrs.evolve(known, max_frame_size=known.max_frame_size - SEAL_SIZE)  # type: ignore[misc]
@@ -65,11 +66,16 @@ class SealedTransport(Transport):
 
     async def publish(self, frames: Sequence[Frame]) -> Sequence[int] | None:
         """See :class:`Transport`."""
-        return await self._inner.publish(self._seal(frames))
+        given, sealed = self._not_begun or (None, [])
+        self._not_begun = None
+        return await self._inner.publish(sealed if given is frames else self._seal(frames))
 
     def begin_publish(self, frames: Sequence[Frame]) -> Outcome | None:
-        """See :class:`Transport`."""
-        return self._inner.begin_publish(self._seal(frames))
+        """See :class:`Transport`; what cannot be begun is not sealed once more to be published."""
+        sealed = self._seal(frames)
+        outcome = self._inner.begin_publish(sealed)
+        self._not_begun = (frames, sealed) if outcome is None else None
+        return outcome
 
     def route(self, partition: Partition) -> str:
         """See :class:`Transport`."""
