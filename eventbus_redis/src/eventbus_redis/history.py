@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from typing import Any, Final, NamedTuple
@@ -69,17 +70,32 @@ class RedisHistory(History):
 
 
 async def _run(calls: Sequence[tuple[Commands, bytes]], script: Script | None = None) -> list[Any]:
-    """Return the replies to *calls*, of *script* if that is given; one server after another."""
+    """
+    Return the replies to *calls*, of *script* if that is given; several servers work at the same time.
+
+    Raises:
+        EventBusError: the first failure. All servers have answered or failed by then: to cancel a call closes its
+            connection.
+    """
     places: dict[Commands, list[int]] = {}
     for place, (commands, _) in enumerate(calls):
         places.setdefault(commands, []).append(place)
     replies: list[Any] = [None] * len(calls)
-    for commands, mine in places.items():
+
+    async def ask(commands: Commands, mine: Sequence[int]) -> None:
         for part in (mine[start : start + CALLS] for start in range(0, len(mine), CALLS)):
             packed = [calls[place][1] for place in part]
             answers = await (commands.run(script, packed) if script else commands.call(*packed))
             for place, answer in zip(part, answers, strict=True):
                 replies[place] = answer
+
+    asked = [ask(commands, mine) for commands, mine in places.items()]
+    if len(asked) == 1:
+        await asked[0]
+        return replies
+    for failure in await asyncio.gather(*asked, return_exceptions=True):
+        if failure is not None:
+            raise failure
     return replies
 
 
