@@ -19,7 +19,7 @@ pytestmark = [
 ]
 
 PROGRAM = "tests.faults.crowd"
-STANDSTILL = 1.0  # seconds of CPU: no measure of the machine's load
+STANDSTILL = 0.25  # seconds of CPU: no measure of the machine's load
 
 
 @asynccontextmanager
