@@ -24,7 +24,7 @@ class Sharded(MemoryTransport):
         hung: the servers that hang, each with the event that ends it.
         taken: how many frames of its next write a server takes before that write fails.
         moved: the servers of partitions that are not at their first one.
-        busy: the servers that a write of this node is under way to.
+        busy: the servers that a write of this node has not ended on.
     """
 
     hung: ClassVar[dict[str, anyio.Event]] = {}

@@ -22,6 +22,8 @@ HEADERS = [
     (b"accept", b"application/json, text/event-stream"),
     (b"content-type", b"application/json"),
 ]
+PARAMS = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
+INITIALIZE = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": PARAMS}
 
 
 @pytest.fixture
@@ -141,10 +143,7 @@ async def replica(
 
 async def begin(app: Any) -> str:
     """Begin a session; return its id."""
-    params = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
-    answer = await Response(
-        app, "POST", None, {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": params}
-    ).done()
+    answer = await Response(app, "POST", None, INITIALIZE).done()
     assert (answer.status, answer.session is not None) == (200, True), answer.body
     session = str(answer.session)
     note = {"jsonrpc": "2.0", "method": "notifications/initialized"}
@@ -209,6 +208,12 @@ async def test_a_replica_that_cannot_reach_the_others_says_so(uri: str) -> None:
             assert result(await call(two.app, session).done()) == "one"
         for answer in (full, await call(two.app, session).done()):
             assert (answer.status, b"try again" in answer.body) == (503, True)
+
+
+async def test_a_session_that_cannot_be_begun_is_refused(uri: str) -> None:
+    async with replica(uri, "one", max_clients=1) as one, one.bus.client("alice"):
+        refused = await Response(one.app, "POST", None, INITIALIZE).done()
+        assert (refused.status, refused.session, b"try again" in refused.body) == (503, None, True)
 
 
 async def test_the_stream_of_a_session_comes_by_any_replica(uri: str) -> None:

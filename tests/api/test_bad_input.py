@@ -328,6 +328,7 @@ async def test_an_event_that_is_too_large_is_refused(uri: str) -> None:
             with pytest.raises(EventTooLarge, match=r"1,001 bytes, the limit is 1,000.*max_event_size") as caught:
                 await send(excess)
             assert (caught.value.size, caught.value.limit) == (1001, 1000)
+        assert a.max_event_size == 1000
         for send in sends:
             await send(fits)
         await near.got(1)

@@ -12,7 +12,7 @@ import pytest
 
 import eventbus
 import tests.gateway.needs  # noqa: F401  (before what it looks for)
-from tests.gateway.servers import FOLDER, Gateway, gateways, until
+from tests.gateway.servers import DEADLINE, FOLDER, Gateway, gateways, until
 from tests.gateway.visitor import Visitor, turned_away
 from tests.servers import RedisServer
 
@@ -416,6 +416,13 @@ def test_one_server_needs_no_redis(tmp_path: Path) -> None:
             assert one.stop() in {0, -signal.SIGTERM}
             assert bob.closed()[0] == 1012
         assert "Traceback" not in one.log.read_text()
+
+
+def test_a_server_names_what_is_wrong_with_its_uri(tmp_path: Path) -> None:
+    server = Gateway("one", "reddis://127.0.0.1", tmp_path / "one.log")
+    assert server.process.wait(DEADLINE) == 2
+    assert "reddis://" in server.log.read_text()
+    assert "Traceback" not in server.log.read_text()
 
 
 def test_the_page_comes_with_all_its_parts_and_takes_nothing_from_elsewhere() -> None:

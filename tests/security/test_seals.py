@@ -115,6 +115,9 @@ def test_a_secret_is_read_from_the_environment_or_a_file(
         eventbus.connect(secret=NEW, secret_file=path)
     with pytest.raises(OptionError, match="No such file"):
         eventbus.connect(secret_file=path + "x")
+    with pytest.raises(OptionError, match="may be the secret itself") as raised:
+        eventbus.connect(secret_file=NEW)
+    assert NEW not in str(raised.value)
     with open(path, "w", encoding="ascii") as file:
         file.write(" \n")
     with pytest.raises(OptionError, match="is empty"):

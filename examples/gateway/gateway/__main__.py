@@ -4,6 +4,7 @@ from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser
 
 import uvicorn
 
+from eventbus import EventBusError
 from gateway.app import create_app
 
 
@@ -17,7 +18,10 @@ def main() -> None:
     parser.add_argument("--url", help="address at which browsers reach this server; ws://HOST:PORT if not given")
     parser.add_argument("--drain", type=float, default=10.0, help="seconds over which SIGTERM has the browsers leave")
     args = parser.parse_args()
-    app = create_app(args.redis_uri, args.server_id, args.url or f"ws://{args.host}:{args.port}", args.drain)
+    try:
+        app = create_app(args.redis_uri, args.server_id, args.url or f"ws://{args.host}:{args.port}", args.drain)
+    except EventBusError as error:
+        parser.error(str(error))
     # The pings detect browsers that disappeared without closing their connection.
     uvicorn.run(app, host=args.host, port=args.port, ws_max_size=16_384, ws_ping_interval=5, ws_ping_timeout=5)
 

@@ -65,15 +65,16 @@ def create_app(uri: str, server_id: str | None, url: str, drain: float = 10.0) -
     Return the application of one server, which browsers reach at *url*; its bus is open while it runs.
 
     After SIGTERM the browsers are sent to other servers first, within *drain* seconds.
+
+    Raises:
+        EventBusError: *uri* or *server_id* is wrong.
     """
+    # Without Redis the bus starts alone: visitors of this server can talk, and Redis may come later.
+    bus = eventbus.connect(uri, node=server_id, wait_for_broker=False, presence=True, retain=RETAIN)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Server]]:
-        # Without Redis the bus starts alone: visitors of this server can talk, and Redis may come later.
-        async with (
-            eventbus.connect(uri, node=server_id, wait_for_broker=False, presence=True, retain=RETAIN) as bus,
-            anyio.create_task_group() as tasks,
-        ):
+        async with bus, anyio.create_task_group() as tasks:
             server = Server(bus, url)
             await bus.ready()
             tasks.start_soon(server.run)

@@ -95,6 +95,11 @@ class BlockingBus(_Sending):
         return self._bus.namespace
 
     @property
+    def max_event_size(self) -> int:
+        """The bytes that the data and headers of an event may take; see :attr:`Bus.max_event_size`."""
+        return self._bus.max_event_size
+
+    @property
     def state(self) -> str:
         """Whether the bus is open; see :attr:`Bus.state`."""
         return self._bus.state

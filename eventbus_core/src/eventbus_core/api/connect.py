@@ -81,7 +81,8 @@ def _with_secret(given: dict[str, object]) -> dict[str, object]:
         secret = Path(str(path)).read_text(encoding="ascii")
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it holds other characters than ASCII"
-        raise OptionError(f"the secret cannot be read from secret_file {path!r}: {reason}") from None
+        named = repr(path) if Path(str(path)).is_absolute() else "(not shown: it may be the secret itself)"
+        raise OptionError(f"the secret cannot be read from secret_file {named}: {reason}") from None
     if not secret.split():
         raise OptionError(f"secret_file {path!r} is empty; it must hold a secret")
     return {**given, "secret": secret}

@@ -49,6 +49,11 @@ class Inspection:
         """The namespace that this node is in."""
         return self._node.options.namespace
 
+    @property
+    def max_event_size(self) -> int:
+        """The bytes that the data and headers of an event may take: more raises :class:`EventTooLarge`."""
+        return self._node.options.max_event_size
+
     async def locate(self, client: str) -> Owner | None:
         """Return the node that holds *client*, by the directory's word, or ``None``."""
         check_client(client)

@@ -123,18 +123,24 @@ class ForwardedSessions:
 
     async def _serve(self, session: str | None, scope: Message, receive: Receive, send: Send) -> bool:
         """Serve a request here; return whether its session has ended."""
-        ended, held = False, self._sessions.get(session or "")
+        ended, refused, held = False, False, self._sessions.get(session or "")
         if held is not None:
             held.begin_request()
 
         async def note(message: Message) -> None:
-            nonlocal ended, held
+            nonlocal ended, refused, held
             if message["type"] == "http.response.start":
                 found = _session(message.get("headers", ()))
                 if session is None and found is not None:
-                    held = await self._hold(found)
+                    try:
+                        held = await self._hold(found)
+                    except EventBusError as error:
+                        _log.info("a session could not be begun: %r", error)
+                        refused = True
+                        await _refuse(send, *_UNAVAILABLE)
                 ended = message["status"] == 404 or scope["method"] == "DELETE"
-            await send(message)
+            if not refused:
+                await send(message)
 
         try:
             await self._app(scope, receive, note)
@@ -209,7 +215,7 @@ class ForwardedSessions:
 
     async def _forward(self, session: str, scope: Message, receive: Receive, send: Send) -> None:
         try:
-            body = await _body(receive, self._bus._node.options.max_event_size)
+            body = await _body(receive, self._bus.max_event_size)
         except EventTooLarge as error:
             await _refuse(send, 413, f"the request has more than the {error.limit:,} bytes of max_event_size")
             return
