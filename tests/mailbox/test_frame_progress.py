@@ -26,8 +26,6 @@ MAILBOXES = 3
 class _Session:
     """The end of a session, as far as a ticket knows it."""
 
-    node = "a"
-
     def handled(self, ticket: Ticket) -> None:
         ticket.done = True
 
@@ -41,7 +39,7 @@ class _Frame:
         self.events = [Event("n", "@a", str(to), str(number), Raw(b"\xc0")) for number, to in enumerate(receivers)]
         self.settled: set[str] = set()
         session: Any = _Session()
-        self.ticket = Ticket(session, 1, 10 * len(receivers), monotonic())
+        self.ticket = Ticket(session, "a", 1, 10 * len(receivers), monotonic())
         self.ticket.expect(len(receivers))
         chunks: dict[Mailbox, list[Event]] = {}
         for event in self.events:

@@ -4,20 +4,22 @@ import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from eventbus_core.backend import ALL_NODES, lane_partition, node_partition
+from eventbus_core.backend import ALL_NODES, Frame, lane_partition, node_partition
 from eventbus_core.model.reports import Gap
 from eventbus_core.options import BusOptions
 from eventbus_core.session.protocol import MISSING
 from eventbus_core.session.registry import Sessions
-from eventbus_core.session.wire import Header, Note
+from eventbus_core.session.wire import Header, Note, unpack
 from tests.session.world import (
     DROPPED,
     EVENT,
     FINE,
     LANE,
     LATENCY,
+    LIMIT,
     TICK,
     Fate,
+    Peer,
     World,
     accounted,
     actions,
@@ -111,6 +113,44 @@ def test_g10_probes_reveal_a_lost_last_frame(probes: int) -> None:
     world.faults([DROPPED] * (1 + probes))
     a.publish(node_partition("b"))
     world.run(6.0)
+    assert accounted(b, a, node_partition("b")) == (1, 0)
+
+
+class _ProbedWorld(World):
+    """Counts the probes."""
+
+    probes = 0
+
+    def send(self, sender: Peer, frame: Frame) -> None:
+        header, _ = unpack(frame.data, LIMIT)
+        self.probes += header.session > 0 and header.count == 0
+        super().send(sender, frame)
+
+
+def test_g10_frames_that_come_steadily_need_no_probes_and_a_lost_last_one_is_revealed() -> None:
+    world = _ProbedWorld()
+    a, b = world.add("a"), world.add("b")
+    world.run(1.0)
+    for _ in range(10):
+        a.publish(node_partition("b"))
+        world.run(0.1)
+    assert world.probes <= 1, "after the first frame it was not known that more would come"
+    world.faults([DROPPED])
+    a.publish(node_partition("b"))
+    world.run(0.5)
+    assert accounted(b, a, node_partition("b")) == (11, 0)
+
+
+def test_g10_no_probe_follows_once_the_node_has_confirmed_all_events() -> None:
+    world = _ProbedWorld()
+    a, b = world.add("a"), world.add("b")
+    world.run(1.0)
+    a.publish(node_partition("b"))
+    world.run(2.0)
+    assert a.sessions.outgoing(node_partition("b")).handled == 2
+    probes = world.probes
+    world.run(10.0)
+    assert world.probes == probes > 0
     assert accounted(b, a, node_partition("b")) == (1, 0)
 
 

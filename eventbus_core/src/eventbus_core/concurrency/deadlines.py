@@ -15,7 +15,7 @@ from eventbus_core.options import check_seconds
 class Deadline:
     """A context manager that bounds the time spent in its block; see :meth:`Deadlines.within`."""
 
-    __slots__ = ("_late", "_running", "_scope", "_state")
+    __slots__ = ("_late", "_running", "_scope", "_state", "_timeout")
 
     def __init__(
         self,
@@ -27,13 +27,14 @@ class Deadline:
         check_seconds("timeout", timeout)
         self._state = state
         self._running = running
+        self._timeout = timeout
         self._late = late
-        self._scope = anyio.move_on_after(timeout)
 
     def __enter__(self) -> None:
         self._state.check_place()
         if self._state.leaving:
             raise not_open()
+        self._scope = anyio.move_on_after(self._timeout)
         self._scope.__enter__()
         self._running.add(self._scope)
 

@@ -129,8 +129,8 @@ class HandlerScheduler:
         That saves the switch to another task, and finds the events in the processor's cache.
         """
         self._in_turn = True
-        if self.turn_over():
-            self.until = monotonic() + TURN
+        if (now := monotonic()) >= self.until:
+            self.until = now + TURN
 
     def turn_over(self) -> bool:
         """Return whether the turn has ended, so that other tasks must get a chance to run."""
@@ -179,6 +179,7 @@ class Handler:
     __slots__ = (
         "_before",
         "_begun",
+        "_clean",
         "_context",
         "_data",
         "_decoder",
@@ -208,6 +209,7 @@ class Handler:
         self.function = check_function(function)
         self.local = local
         self._context = copy_context()
+        self._clean: Context | None = None  # a copy of the context in which nothing was set yet
         self._before = before  # called with this handler before each call of the function
         self._scheduler = scheduler
         self._begun: tuple[Event | None, object] = None, None  # an event, and what to await: it was not plain after all
@@ -235,7 +237,7 @@ class Handler:
         """Handle what is in the mailbox, as far as the turn goes."""
         mailbox, scheduler = self.mailbox, self._scheduler
         while (events := mailbox.take()) is not None:
-            context = self._context.copy()
+            context = self._clean_context()
             context.run(self._handle, events, mailbox.sender, context)
             if not self._plain:
                 scheduler.start(self._run, context)
@@ -250,11 +252,11 @@ class Handler:
         """Handle *events* without a stay in the mailbox, as far as possible; see ``Mailbox.at_once``."""
         # What comes to one client is mostly a single event or a few: what it takes to queue them would cost more.
         mailbox, scheduler = self.mailbox, self._scheduler
-        until = min(scheduler.until, scheduler.limits.fresh_until)
-        if self._running or mailbox.closed or mailbox.holds_back or monotonic() > until:
+        limits, now = scheduler.limits, monotonic()
+        if self._running or mailbox.closed or mailbox.holds_back or now > scheduler.until or now > limits.fresh_until:
             return 0
         self._running = True
-        context = self._context.copy()
+        context = self._clean_context()
         handled = context.run(self._handle, events, None if ticket is None else ticket.node, context)
         if not self._plain:
             if not mailbox.closed:
@@ -266,10 +268,17 @@ class Handler:
             scheduler.ready(self)
             return handled
         self._running = False
-        scheduler.retired(self)
-        if handled == len(events):
-            scheduler.limits.rest(mailbox)
+        if mailbox.closed:
+            scheduler.retired(self)
+        elif handled == len(events):
+            limits.rested_at = limits.now
         return handled
+
+    def _clean_context(self) -> Context:
+        """Return a copy of the context in which nothing was set: the same one until the function sets something."""
+        if self._clean is None:
+            self._clean = self._context.copy()
+        return self._clean
 
     def _handle(self, events: Iterable[Event], sender: str | None, context: Context) -> int:
         """
@@ -296,12 +305,14 @@ class Handler:
                     break
             except BaseException as error:
                 self._failed(event, error)
-            if mailbox.closed or monotonic() > until:
-                break
             try:
                 if context != fresh:  # two contexts in which nothing was set since they were copied compare fast
+                    self._clean = None
                     break
             except Exception:  # by values that cannot be compared: then it is another value
+                self._clean = None
+                break
+            if mailbox.closed or monotonic() > until:
                 break
         return handled
 

@@ -164,7 +164,6 @@ class Delivery:
 
     def _put(self, chunks: dict[Mailbox, list[Event]], strays: int, ready: Ready) -> None:
         ready.ticket.expect(sum(map(len, chunks.values())) + strays)
-        mean = len(ready.body) // max(1, ready.header.count)
         settled = 0
         for mailbox, events in chunks.items():
             self.deliveries += len(events)
@@ -174,7 +173,7 @@ class Delivery:
                 continue
             del events[:handled]
             if not mailbox.closed:
-                mailbox.put(events, mean * len(events), ready.ticket)
+                mailbox.put(events, len(ready.body) * len(events) // ready.header.count, ready.ticket)
             else:  # closed by the handler of an event before these
                 self.deliveries -= len(events)
                 settled += self._astray(events, ready)

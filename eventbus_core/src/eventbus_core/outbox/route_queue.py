@@ -18,7 +18,8 @@ from eventbus_core.session.wire import FRAME_OVERHEAD, MAX_ENVELOPE, MAX_NOTE_SI
 
 WRITE_SIZE: Final = 1024 * 1024
 GATHER_SIZE: Final = 64 * 1024
-GATHER_TURNS: Final = 4
+LEAST_GATHER_TURNS: Final = 4
+MOST_GATHER_TURNS: Final = 16
 
 
 class RouteQueue:
@@ -149,11 +150,15 @@ class RouteQueue:
         self.backoff.reset()
 
     async def gather(self) -> None:
-        """Give running senders a few turns while the next write is small: fewer and larger writes cost less."""
+        """
+        Give running senders a few turns while the next frames are small: fewer and larger ones cost less.
+
+        What is sent in one turn is divided among all partitions. So the more of them wait, the more turns pay.
+        """
         size = sum([queue.size for queue in self.ready])
-        for _ in range(GATHER_TURNS):
+        for _ in range(min(max(len(self.ready) // 2, LEAST_GATHER_TURNS), MOST_GATHER_TURNS)):
             before = size
-            if not 0 < size < GATHER_SIZE:
+            if not 0 < size < GATHER_SIZE * len(self.ready):
                 return
             await checkpoint()
             size = sum([queue.size for queue in self.ready])

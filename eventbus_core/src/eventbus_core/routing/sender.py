@@ -165,14 +165,16 @@ class Sender:
         self, source: str, target: str, type: str, data: object, timeout: float, headers: Headers | None
     ) -> Event:
         """Do what :meth:`request` does with an event of any type, control messages included."""
+        self._state.check_waiting()
         if target.__class__ is not str:
             target = check_address(target)
         route = self._routes.get(target)
         event, size = self._event(source, target, type, data, headers, route, None, self._requests.address)
+        deadline = self._requests.deadline(target, type, timeout)
         pending = self._requests.open(event.id, target, None if route is None else route.queue.node)
         try:
-            with self._requests.deadline(target, type, timeout):
-                wait = self._router.send(event, size, route)
+            wait = self._router.send(event, size, route)  # mostly it is written now, before the deadline is set up
+            with deadline:
                 if wait is not None:
                     await wait
                     if (route := self._routes.get(target)) is not None:

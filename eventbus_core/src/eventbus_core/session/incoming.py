@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple, Protocol
 
+import msgspec
 from msgspec.structs import replace
 
 from eventbus_core.backend import node_partition
@@ -26,7 +27,7 @@ class Ready(NamedTuple):
     ticket: Ticket
 
 
-class Ticket:
+class Ticket(msgspec.Struct, eq=False):
     """
     The receipt of a frame: returns its bytes to the sender's credit once all its events are handled.
 
@@ -34,39 +35,39 @@ class Ticket:
     With fewer, the frame's bytes never return to the sender's credit, and in the end it may send nothing more; with
     more, it may send more than the window.
 
+    One is made for each frame: a struct of msgspec takes a third of the time of a class.
+
     Attributes:
+        incoming: the session of the frame.
         node: the sender of the frame.
         first: the number of its first event.
-        since: when the frame arrived.
         size: its bytes.
+        since: when the frame arrived.
         left: how many deliveries of its events are not settled.
         done: whether all its events are handled.
     """
 
-    __slots__ = ("_incoming", "_progress", "done", "first", "left", "node", "since", "size")
-
-    def __init__(self, incoming: Incoming, first: int, size: int, since: float) -> None:
-        self.node = incoming.node
-        self.since = since
-        self.first = first
-        self.size = size
-        self.done = False
-        self._progress: Callable[[], int] | None = None
-        self._incoming = incoming
-        self.left = 0
+    incoming: Incoming
+    node: str
+    first: int
+    size: int
+    since: float
+    left: int = 0
+    done: bool = False
+    _progress: Callable[[], int] | None = None
 
     def expect(self, deliveries: int) -> None:
         """Set how many deliveries the frame's events make: an event may go to many receivers here, or to none."""
         self.left = deliveries
         if deliveries == 0:
-            self._incoming.release(self)
+            self.incoming.release(self)
 
     def settle(self, deliveries: int) -> None:
         """Count *deliveries* as handled."""
         self.left -= deliveries
         if self.left == 0:
             self._progress = None  # it holds the frame's events, and refers to this ticket
-            self._incoming.handled(self)
+            self.incoming.handled(self)
 
     def track(self, progress: Callable[[], int]) -> None:
         """Have *progress* called to know how many of the frame's events, from the first on, are handled."""
@@ -200,13 +201,14 @@ class Incoming:
         self._unhandled -= ticket.size
         while self._open and self._open[0].done:
             self._open.popleft()
-        if self._limit() - self._granted >= self._window() // 2:
+        window = self._window()
+        if self._end - self._unhandled + window - self._granted >= window // 2:
             self.grant()
 
     def grant(self) -> None:
         """Tell the sender up to which position it may send."""
         if not self.closed:
-            self._granted = max(self._granted, self._limit())
+            self._granted = max(self._granted, self._end - self._unhandled + self._window())
             self._reported = max(self._reported, self._open[0].first if self._open else self.expected)
             self._context.tell(self.node, self._note(GRANT, self._granted, self._reported))
 
@@ -239,9 +241,6 @@ class Incoming:
     def _last_missing(self) -> int:
         return min(self._held, default=self._known) - 1
 
-    def _limit(self) -> int:
-        return self._end - self._unhandled + self._window()
-
     def _window(self) -> int:
         # One slow receiver does not slow down what goes to many: it is left behind there.
         return self._credit.addressed_window if self._addressed else self._credit.window
@@ -251,7 +250,7 @@ class Incoming:
         self.expected = header.first + header.count
         self._end = max(self._end, header.position + size)
         self._unhandled += size
-        ticket = Ticket(self, header.first, size, since)
+        ticket = Ticket(self, self.node, header.first, size, since)
         self._open.append(ticket)
         return Ready(header, body, ticket)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from math import inf
 from typing import Final
 
 from eventbus_core.backend import Frame, Partition
@@ -20,6 +21,8 @@ NO_RECEIVER_AFTER: Final = 0.2
 SUSPECT_AFTER: Final = 3.0
 """Seconds after which a node that confirms nothing of what we sent may be dead."""
 PROBE_PAUSES: Final = (0.05, 0.2, 0.8, 3.0)
+STEADY_PAUSE: Final = 0.2
+"""Seconds from one frame to the next, below which the first probe waits for twice as long."""
 MAX_BURST: Final = 1024 * 1024
 """Bytes that are retransmitted for one request."""
 
@@ -92,6 +95,7 @@ class Outgoing:
         self._granted: dict[str, int] = {}  # receiver: the position up to which it wants events
         self._slow: set[str] = set()  # receivers on a lane or of broadcasts that the sender no longer waits for
         self._began = 0  # the position from which a receiver without a grant has its first window
+        self._sent_at = -inf  # the last frame with events
         self._probe_at: float | None = None
         self._probes = 0
         self._blocked_at: float | None = None
@@ -116,8 +120,14 @@ class Outgoing:
             self._progress |= self.handled == self.next
             self.next += len(events)
             self.position += size
-            self._probes, self._probe_at = 0, now + PROBE_PAUSES[0]
+            self._probe_from(now)
         return frame
+
+    def _probe_from(self, now: float) -> None:
+        """Probe after a frame with events, sent *now*; while frames come steadily, the next one reveals a lost one too."""
+        pause = now - self._sent_at
+        self._sent_at = now
+        self._probes, self._probe_at = 0, now + max(PROBE_PAUSES[0], 2 * pause if pause < STEADY_PAUSE else 0.0)
 
     def take_back(self, events: int, size: int) -> None:
         """Undo the last :meth:`pack` calls, of *events* of *size* bytes in all, whose frames reached no receiver."""
@@ -184,6 +194,8 @@ class Outgoing:
         self._granted[receiver] = max(upto, self._granted.get(receiver, 0))  # a late grant takes nothing back
         if self.available_bytes() > 0:
             self._blocked_at = None
+        if self.handled == self.next and self._blocked_at is None:
+            self._probe_at = None  # the node lacks nothing
 
     def lend(self, size: int) -> None:
         """Allow *size* bytes from here on, whatever the receiver has granted."""

@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Final
 
+import msgspec
+
 from eventbus_core.backend import Frame, node_partition
 from eventbus_core.concurrency.budget import Budget
 
@@ -13,7 +15,7 @@ MAX_RETRANSMISSIONS: Final = 10_000
 MAX_RETRANSMISSION_SIZE: Final = 16 * 1024 * 1024
 
 
-class KeptFrame:
+class KeptFrame(msgspec.Struct, eq=False):
     """
     A frame that may be asked for again, until its buffer drops it.
 
@@ -27,18 +29,13 @@ class KeptFrame:
         taken_back: whether its session has taken it back or discarded it; then it is no longer in ``session_frames``.
     """
 
-    __slots__ = ("at", "data", "events", "first", "session_frames", "size", "taken_back")
-
-    def __init__(
-        self, session_frames: deque[KeptFrame], first: int, events: int, size: int, at: float, data: bytes
-    ) -> None:
-        self.session_frames = session_frames
-        self.first = first
-        self.events = events
-        self.size = size
-        self.at = at
-        self.data = data
-        self.taken_back = False
+    session_frames: deque[KeptFrame]
+    first: int
+    events: int
+    size: int
+    at: float
+    data: bytes
+    taken_back: bool = False
 
     def take_back(self) -> None:
         """Keep the frame, now empty, only until its turn to be dropped."""

@@ -157,16 +157,18 @@ def unpack(frame: bytes, limit: int, *, sealed: bool = False) -> tuple[Header, m
         raise FrameError("version", f"version {version}, this node speaks {WIRE_VERSION}")
     if form != _CHECKED and not (sealed and form == _SEALED):
         raise FrameError("malformed", f"its form is {form}, not {_CHECKED}")
-    rest = memoryview(frame)[_PREFIX.size :]
-    if len(rest) < header_size + _ARRAY.size:
-        raise FrameError("truncated", f"{len(rest)} bytes after the prefix, {header_size} of header announced")
-    if form == _CHECKED and crc32(rest) != checksum:
+    content = memoryview(frame)
+    start = _PREFIX.size + header_size
+    if len(frame) < start + _ARRAY.size:
+        rest = len(frame) - _PREFIX.size
+        raise FrameError("truncated", f"{rest} bytes after the prefix, {header_size} of header announced")
+    if form == _CHECKED and crc32(content[_PREFIX.size :]) != checksum:
         raise FrameError("checksum", "the content is not the same as was sent")
     try:
-        header = _decode_header(rest[:header_size])
+        header = _decode_header(content[_PREFIX.size : start])
     except UNREADABLE as error:
         raise FrameError("malformed", f"header: {error}") from error
-    body = rest[header_size:]
+    body = content[start:]
     if _ARRAY.unpack_from(body) != (_ARRAY32, header.count) or header.count * _SMALLEST_EVENT > len(body):
         raise FrameError("malformed", f"{header.count} events announced in {len(body)} bytes")
     if header.count > MAX_FRAME_EVENTS:
