@@ -268,10 +268,9 @@ class Handler:
             scheduler.ready(self)
             return handled
         self._running = False
-        if mailbox.closed:
-            scheduler.retired(self)
-        elif handled == len(events):
-            limits.rested_at = limits.now
+        scheduler.retired(self)
+        if handled == len(events):
+            limits.rest(mailbox)
         return handled
 
     def _clean_context(self) -> Context:

@@ -124,7 +124,7 @@ class Outgoing:
         return frame
 
     def _probe_from(self, now: float) -> None:
-        """Probe after a frame with events, sent *now*; while frames come steadily, the next one reveals a lost one too."""
+        """Probe after a frame that is sent *now*, but not before the next one, which reveals a lost frame as well."""
         pause = now - self._sent_at
         self._sent_at = now
         self._probes, self._probe_at = 0, now + max(PROBE_PAUSES[0], 2 * pause if pause < STEADY_PAUSE else 0.0)
