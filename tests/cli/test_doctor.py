@@ -6,8 +6,10 @@ import json
 import shlex
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
+from anyio import to_thread
 from redis import Redis
 
 import eventbus
@@ -15,6 +17,7 @@ from eventbus_core.api.discovery import load_backend
 from eventbus_core.backend import Finding, TransportURI
 from eventbus_core.errors import EventBusError
 from eventbus_core.options import parse_options
+from eventbus_core.session.wire import WIRE_VERSION
 from eventbus_redis.checks import encryption, read_settings
 from eventbus_redis.commands import Commands
 from eventbus_redis.options import RedisOptions
@@ -147,6 +150,18 @@ async def test_a_namespace_of_another_lane_count(redis_uri: str) -> None:
     finding = next(row for row in json.loads(done.stdout) if row["check"] == "namespace")
     assert finding["level"] == "error"
     assert "lanes=, retain=, retain_clients= and retain_queues=" in finding["hint"]
+
+
+async def test_lanes_and_retention_are_taken_from_the_namespace(redis_uri: str) -> None:
+    """Unless the URI names others."""
+    uri = f"{redis_uri}?namespace=cli-{uuid4().hex}"
+    retained = "retain=chat.>=10/60/1024&retain_queues=jobs=100/60/1024"
+    async with eventbus.connect(f"{uri}&lanes=8&{retained}", node="server-1"):
+        found = await to_thread.run_sync(examined, uri, 0)
+        assert found["namespace"].detail.endswith(f"8 lanes, wire version {WIRE_VERSION}")
+        assert found["nodes"].detail == "1 live, all answer"
+        other = (await to_thread.run_sync(examined, f"{uri}&retain_queues=jobs=1/1/1024", 1))["namespace"]
+    assert (other.level, f"the retention '{retained}'" in other.detail) == ("error", True)
 
 
 async def test_nodes_of_another_version(redis_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ from eventbus_core.backend import Finding, Transport, TransportURI
 from eventbus_core.cli.arguments import AsJson, UriArgument
 from eventbus_core.cli.console import StdoutConsole, print_json
 from eventbus_core.cli.probe import examine_broker
-from eventbus_core.cli.visit import FLAWED, visitor_name
+from eventbus_core.cli.visit import FLAWED, visitor_name, with_setting
 from eventbus_core.errors import EventBusError, NamespaceMismatch
 from eventbus_core.options import BusOptions, option_names
 from eventbus_core.session.wire import WIRE_VERSION
@@ -72,12 +72,17 @@ def _transport(uri: str, name: str, suffix: str) -> Transport:
 
 
 async def _namespace(uri: str) -> list[Finding]:
-    """Join the namespace as a node, and ask the other nodes for their versions."""
+    """
+    Join the namespace as a node, and ask the other nodes for their versions. Lanes and retention are those of the
+    namespace, unless the URI names them.
+    """
     named = "node" in TransportURI.parse(uri).options
     try:
         async with connect(uri) if named else connect(uri, node=visitor_name()) as bus:
             return [_terms(bus, uri), *await _nodes(bus)]
     except NamespaceMismatch as error:
+        if (corrected := with_setting(uri, error)) is not None:
+            return await _namespace(corrected)
         hint = (
             "give lanes=, retain=, retain_clients= and retain_queues= in the URI as on the other nodes; if the wire "
             "version differs, upgrade the older nodes"

@@ -69,7 +69,10 @@ def visit(uri: str, work: Callable[[Bus], Awaitable[_T]]) -> _T:
         if isinstance(error, TopicNotRetained):
             hint = "give every node a URI whose retain= has a pattern that matches it"
             raise ConfigurationError(f"topic {error.topic!r} is not retained in {place_of(uri)}; {hint}")
-        address = _with_setting(address, error)
+        corrected = with_setting(address, error)
+        if corrected is None:
+            raise error
+        address = corrected
 
 
 async def other_nodes(bus: Bus) -> list[Node]:
@@ -100,15 +103,19 @@ def without_options(uri: str, *names: str) -> str:
     return f"{address}?{urlencode(kept)}" if kept else address
 
 
-def _with_setting(address: str, error: BaseException) -> str:
-    """Return *address* with the setting of the namespace that *error* names; raise any other *error*."""
+def with_setting(address: str, error: BaseException) -> str | None:
+    """
+    Return *address* with the setting of the namespace that *error* names.
+
+    Return ``None`` if it names none, or *address* has another already.
+    """
     found: list[tuple[str, str]] = []
     if isinstance(error, NamespaceMismatch) and error.term == LANES_TERM:
         found = [("lanes", str(error.theirs))]
     elif isinstance(error, NamespaceMismatch) and error.term == RETAIN_TERM:
         found = [(name, value) for name, value in parse_qsl(str(error.theirs)) if name in RETAINING]
     if not found or TransportURI.parse(address).options.keys() & dict(found).keys():
-        raise error
+        return None
     return f"{address}{'&' if '?' in address else '?'}{urlencode(found)}"
 
 
