@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import anyio
 import pytest
@@ -11,7 +12,7 @@ from anyio import to_thread
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventbus import Buffers
+from eventbus import Buffers, InvalidName, OptionError
 from eventbus_core.api import buffers as module
 from eventbus_core.testing.waiting import within_deadline
 from tests.support import DEADLINE, until
@@ -57,6 +58,29 @@ async def test_without_an_expiry_items_stay() -> None:
     assert [buffers.put("x", number) for number in range(3)] == [True, True, False]
     assert [await next_of(buffers), await next_of(buffers)] == [0, 1]
     assert not buffers._waiting
+
+
+@pytest.mark.parametrize("bad", [-1, 1.5, True, "3", None])
+async def test_a_bad_capacity_is_refused(bad: Any) -> None:
+    with pytest.raises(OptionError, match="option 'capacity' is "):
+        Buffers[int](bad)
+    with pytest.raises(OptionError, match="option 'capacity' is "):
+        Buffers[int](lambda _: bad).put("x", 1)
+
+
+@pytest.mark.parametrize("bad", [-1, "3", float("nan")])
+async def test_a_bad_expiry_is_refused(bad: Any) -> None:
+    with pytest.raises(OptionError, match="option 'expiry' is "):
+        Buffers[int](1, bad)
+
+
+@pytest.mark.parametrize("bad", [None, 7, b"x", ["x"]])
+async def test_a_name_that_is_no_text_is_refused(bad: Any) -> None:
+    buffers = Buffers[int](1)
+    with pytest.raises(InvalidName, match="is not a valid buffer"):
+        buffers.put(bad, 1)
+    with pytest.raises(InvalidName, match="is not a valid buffer"):
+        await buffers.get(bad)
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "trio"])

@@ -76,9 +76,15 @@ def test_other_values_are_refused(value: Any) -> None:
         eventbus.connect("memory://", retain=value)
 
 
-@pytest.mark.parametrize("bounds", [{"events": 0}, {"seconds": 0}, {"seconds": 1e9}, {"bytes": 10}, {"events": "x"}])
+@pytest.mark.parametrize(
+    "bounds",
+    [
+        *({"events": 0}, {"events": "x"}, {"events": 1.5}, {"events": True}, {"events": None}),
+        *({"seconds": 0}, {"seconds": 1e9}, {"seconds": float("nan")}, {"seconds": "60"}, {"bytes": 10}),
+    ],
+)
 def test_a_retention_has_bounds(bounds: dict[str, object]) -> None:
-    with pytest.raises((OptionError, ValueError)):
+    with pytest.raises(OptionError, match=f"Retention.{next(iter(bounds))}' is .*; it must be a "):
         Retention(**bounds)  # type: ignore[arg-type]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from math import inf
 from threading import RLock
 from time import monotonic
@@ -12,6 +13,9 @@ from typing import Generic, TypeAlias, TypeVar
 import anyio
 
 from eventbus_core.concurrency.loop_calls import calls_here
+from eventbus_core.errors import OptionError
+from eventbus_core.model.names import check_text
+from eventbus_core.options import check_seconds
 
 T = TypeVar("T")
 Entry: TypeAlias = tuple[float, T]
@@ -29,18 +33,29 @@ class Buffers(Generic[T]):
     Args:
         capacity: how many items may wait in each buffer, or a function that returns that for its name.
         expiry: seconds after which an item that waits is dropped; by default it never is.
+
+    Raises:
+        OptionError: an argument is no such number.
     """
 
-    def __init__(self, capacity: int | Callable[[str], int], expiry: float = inf) -> None:
-        self._capacity = capacity if callable(capacity) else lambda _: capacity
-        self._expiry = expiry
+    def __init__(self, capacity: int | Callable[[str], int], expiry: float | None = None) -> None:
+        check_seconds("expiry", expiry)
+        self._capacity = capacity if callable(capacity) else partial(_constant, _checked(capacity))
+        self._expiry = inf if expiry is None else expiry
         self._lock = RLock()  # the garbage collector may end an abandoned call at any point of this thread
         self._waiting: dict[str, deque[Entry[T]]] = {}
         self._receivers: dict[str, deque[_Receiver[T]]] = {}
-        self._next_sweep = monotonic() + expiry
+        self._next_sweep = monotonic() + self._expiry
 
     def put(self, name: str, item: T) -> bool:
-        """Give *item* to the call of :meth:`get` that waits longest, or keep it; return false if the buffer is full."""
+        """
+        Give *item* to the call of :meth:`get` that waits longest, or keep it; return false if the buffer is full.
+
+        Raises:
+            InvalidName: *name* is no text.
+            OptionError: the function that returns capacities returned something else.
+        """
+        check_text("buffer", name)
         with self._lock:
             now = monotonic()
             entry = now + self._expiry, item
@@ -50,13 +65,19 @@ class Buffers(Generic[T]):
                 self._next_sweep = now + self._expiry
                 for other in list(self._waiting):
                     self._unexpired(other, now)
-            if len(self._unexpired(name, now)) >= self._capacity(name):
+            if len(self._unexpired(name, now)) >= _checked(self._capacity(name)):
                 return False
             self._waiting.setdefault(name, deque()).append(entry)
             return True
 
     async def get(self, name: str) -> T:
-        """Return the next item of the buffer. If the call is cancelled, the item is the next one still."""
+        """
+        Return the next item of the buffer. If the call is cancelled, the item is the next one still.
+
+        Raises:
+            InvalidName: *name* is no text.
+        """
+        check_text("buffer", name)
         with self._lock:
             if waiting := self._unexpired(name, monotonic()):
                 _, item = waiting.popleft()
@@ -104,6 +125,16 @@ class Buffers(Generic[T]):
             return waiting
         self._waiting.pop(name, None)
         return ()
+
+
+def _constant(capacity: int, _name: str) -> int:
+    return capacity
+
+
+def _checked(capacity: int) -> int:
+    if type(capacity) is not int or capacity < 0:
+        raise OptionError.bad_value("capacity", capacity, "a whole number, 0 or more")
+    return capacity
 
 
 class _Receiver(Generic[T]):

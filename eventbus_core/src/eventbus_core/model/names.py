@@ -27,20 +27,21 @@ RESERVED: Final = "$"
 _IDENTIFIER = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
 
 
-def check_client(name: object) -> str:
+def check_client(name: object, kind: str = "client") -> str:
     """
-    Return *name* if it is a valid client name: ``name`` or ``tenant/name``.
+    Return *name* if it is a valid name of a client, or of another *kind* with the same rules: ``name`` or
+    ``tenant/name``.
 
     Raises:
         InvalidName: it is empty, over 255 bytes, has unprintable characters, spaces or
             wildcards, begins with one of ``@ # $``, or has more than one slash.
     """
-    name = _check_characters("client", name)
+    name = _check_characters(kind, name)
     if name[0] in "@#$":
-        raise InvalidName("client", name, "the first character may not be one of @ # $")
+        raise InvalidName(kind, name, "the first character may not be one of @ # $")
     parts = name.split("/")
     if len(parts) > 2 or not all(parts):
-        raise InvalidName("client", name, "it must be 'name' or 'tenant/name'")
+        raise InvalidName(kind, name, "it must be 'name' or 'tenant/name'")
     return name
 
 
@@ -149,6 +150,18 @@ def check_pattern(pattern: str) -> str:
     return pattern
 
 
+def check_text(kind: str, name: object) -> str:
+    """
+    Return *name* if it is a text.
+
+    Raises:
+        InvalidName: it is of another type.
+    """
+    if not isinstance(name, str):
+        raise _no_text(kind, name)
+    return name
+
+
 def node_address(node: str) -> str:
     """Return the address of *node*, ``@node``."""
     return NODE_SIGN + node
@@ -160,8 +173,7 @@ def topic_address(topic: str) -> str:
 
 
 def _check_characters(kind: str, name: object, *, wildcards: bool = False) -> str:
-    if not isinstance(name, str):
-        raise _no_text(kind, name)
+    name = check_text(kind, name)
     if not name:
         raise InvalidName(kind, name, "it is empty")
     if not name.isprintable() or " " in name:

@@ -19,10 +19,12 @@ ANY: Final = "*"
 _TEXT: Final = re.compile(r"(?P<pattern>.+)=(?P<events>\d+)/(?P<seconds>\d+(?:\.\d+)?)/(?P<bytes>\d+)")
 
 
-def _between(least: float, most: float) -> Any:
+def _between(least: float, most: float, *kinds: type[float]) -> Any:
+    number = "a number" if float in kinds else "a whole number"
+
     def check(_retention: Retention, field: attrs.Attribute[Any], value: float) -> None:
-        if not least <= value <= most:
-            raise OptionError.bad_value(f"Retention.{field.name}", value, f"from {least:,g} to {most:,}")
+        if type(value) not in kinds or not least <= value <= most:
+            raise OptionError.bad_value(f"Retention.{field.name}", value, f"{number} from {least:,g} to {most:,}")
 
     return check
 
@@ -38,12 +40,12 @@ class Retention:
         bytes: of encoded events; those that were published in one batch are removed together.
 
     Raises:
-        OptionError: a value is out of its bounds.
+        OptionError: a value is no number, or out of its bounds.
     """
 
-    events: int = attrs.field(default=1000, converter=int, validator=_between(1, 1_000_000))
-    seconds: float = attrs.field(default=600.0, converter=float, validator=_between(0.1, 30 * DAY))
-    bytes: int = attrs.field(default=8 * 1024 * 1024, converter=int, validator=_between(1024, 2**40))
+    events: int = attrs.field(default=1000, validator=_between(1, 1_000_000, int))
+    seconds: float = attrs.field(default=600.0, validator=_between(0.1, 30 * DAY, int, float))
+    bytes: int = attrs.field(default=8 * 1024 * 1024, validator=_between(1024, 2**40, int))
 
     def __str__(self) -> str:
         return f"{self.events}/{self.seconds:.10g}/{self.bytes}"
@@ -111,11 +113,12 @@ class RetainedClients(RetainedPatterns):
     """The names of retained clients, each with its retention; in a name, ``*`` stands for any text without a slash."""
 
     option: ClassVar[str] = "retain_clients"
+    kind: ClassVar[str] = "client"
     expected: ClassVar[str] = "a dict of client name to Retention, or text such as 'acme/*=200/300/1048576'"
 
     def __attrs_post_init__(self) -> None:
         for name in self.patterns:
-            check_client(name.replace(ANY, "x"))
+            check_client(name.replace(ANY, "x") if isinstance(name, str) else name, self.kind)
 
     def of(self, client: str) -> Retention | None:
         """Return the retention of *client*; ``None`` if it is not retained."""
@@ -126,6 +129,7 @@ class RetainedQueues(RetainedClients):
     """The names of retained queues, each with its retention; with ``*`` as for clients."""
 
     option: ClassVar[str] = "retain_queues"
+    kind: ClassVar[str] = "queue"
     expected: ClassVar[str] = "a dict of queue name to Retention, or text such as 'jobs=10000/86400/67108864'"
 
 
