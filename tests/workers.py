@@ -70,7 +70,7 @@ async def noted(*nodes: Bus) -> None:
             for one in bus._node.dispatchers._active.values():
                 progress = one._progress
                 all_handled = top is not None and progress.following > top.offset and not progress._unhandled
-                if all_handled and one._recorded_count == one._handled_count:
+                if all_handled and one._recorded_count == one._done_count:
                     return True
         return False
 

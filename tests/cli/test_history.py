@@ -79,4 +79,4 @@ async def test_a_command_takes_lanes_and_retention_from_the_namespace(redis_uri:
         assert "server-1" in shown.stdout
         refused = await Place(uri, bus, bus, []).run("nodes", f"{uri}&lanes=8&retain=other=1/1/1024")
         assert refused.returncode == 2
-        assert f"topics retained as '{retained}'" in refused.stderr
+        assert f"the retention '{retained}'" in refused.stderr

@@ -15,8 +15,16 @@ from eventbus_core.history.appender import Appender, StreamQueue
 from eventbus_core.history.queue_progress import QueueProgress, QueueRecord
 from eventbus_core.history.resumption import Verdict, judge
 from eventbus_core.history.shares import pack_events
+from eventbus_core.mailbox.limits import MailboxLimits
+from eventbus_core.mailbox.mailbox import Mailbox
 from eventbus_core.model.tokens import Token, tag_of
 from eventbus_core.testing import waiting
+from tests.history.test_queues import (
+    test_a_dispatcher_that_may_have_lost_its_lease_hands_nothing_out as frozen_dispatcher,
+)
+from tests.history.test_queues import (
+    test_a_gap_is_told_once as gap_told_once,
+)
 from tests.history.test_queues import (
     test_a_send_returns_once_the_history_has_the_event as durable_send,
 )
@@ -68,8 +76,16 @@ def all_up_to_the_latest_handled(progress: QueueProgress, now: float) -> QueueRe
     return replace(record(progress, now), unhandled=[])
 
 
+def forget_what_was_told(progress: QueueProgress, now: float) -> QueueRecord:
+    return replace(record(progress, now), told=0)
+
+
 def pass_over_what_is_gone(progress: QueueProgress, entry: Entry) -> tuple[int, list[int]]:
     return 0, take(progress, entry)[1]
+
+
+def never_frozen(_limits: MailboxLimits[Mailbox]) -> bool:
+    return False
 
 
 async def accepted_is_appended(_appender: Appender, _queue: StreamQueue, _number: int) -> bool:
@@ -87,6 +103,8 @@ async def accepted_is_appended(_appender: Appender, _queue: StreamQueue, _number
             (QueueProgress, "take", handled_as_they_are_handed_out, dispatcher_dies),
             (QueueProgress, "record", all_up_to_the_latest_handled, overtaken),
             (QueueProgress, "take", pass_over_what_is_gone, trimmed_jobs),
+            (QueueProgress, "record", forget_what_was_told, gap_told_once),
+            (MailboxLimits, "frozen", never_frozen, frozen_dispatcher),
             (Appender, "appended", accepted_is_appended, durable_send),
         ]
     ],

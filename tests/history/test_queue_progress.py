@@ -55,10 +55,10 @@ class _Dispatcher:
     def restart(self) -> None:
         record = decode_record(encode_record(self.progress.record(0.0)))
         assert record is not None
-        self.progress = QueueProgress(record.epoch, record.mark, record.unhandled, record.anchor)
-        self.seen = {*range(1, record.mark.offset + 1)} - {*record.unhandled}
+        self.progress = QueueProgress(record.epoch, record.mark, record.unhandled, record.anchor, record.told)
+        self.seen = {*range(1, max(record.mark.offset, record.told) + 1)} - {*record.unhandled}
         self.taken = []
-        assert self.handled <= self.seen <= self.handled | self.gone
+        assert self.seen == self.handled | self.gone, "no event comes again, and no gap is told again"
 
     def _note_gone(self, last: int, missed: int) -> None:
         gone = {*range(1, last + 1)} - self.seen

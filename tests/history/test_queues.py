@@ -8,10 +8,14 @@ from typing import Any
 import anyio
 import attrs
 import pytest
+from redis import Redis
 
 import eventbus
-from eventbus import ConfigurationError, Event, Gap, LimitExceeded, NamespaceMismatch, Retention
+from eventbus import ConfigurationError, Event, Gap, InvalidName, LimitExceeded, NamespaceMismatch, Retention
 from eventbus_core.backend import NewEntry, Position
+from eventbus_core.history.queue_progress import QueueRecord, encode_record
+from eventbus_core.history.stream_names import queue_stream
+from eventbus_core.model.tokens import Mark
 from eventbus_memory import MemoryTransport
 from tests.history.test_broker import go_back, snapshot
 from tests.servers import RedisServer
@@ -162,6 +166,117 @@ async def test_consumers_that_are_too_slow_miss_no_event_untold(uri: str) -> Non
         assert sum(gap.missed for gap in gaps) == 60 - len(handled) == b.stats().missed
 
 
+async def test_a_gap_is_told_once(uri: str) -> None:
+    """The next dispatcher knows, although no event was handled in between."""
+    options: dict[str, Any] = {"retain_queues": {"jobs": Retention(events=10)}, "lease": LEASE}
+    async with buses(uri, 1, **options) as (c,):
+        gaps, again, desk, inbox = Hooked(), Hooked(), Desk(), Inbox()
+        for number in range(25):
+            await c.queue("jobs").send("n", number)
+        async with crashing(uri, namespace=c.namespace, **options) as (b, crash):
+            b.on_gap(gaps)
+            await b.queue("jobs").consume(desk).open()
+            await until(lambda: noted_count(b) == 1, "the gap is noted")
+            crash.set()
+            await anyio.sleep_forever()
+        c.on_gap(again)
+        async with c.queue("jobs").consume(inbox):
+            await inbox.got(10)
+            await noted(c)
+        assert (gaps, again) == ([Gap("jobs", "", 15, "trimmed")], [])
+        assert inbox.data == list(range(15, 25))
+
+
+async def test_unhandled_events_of_a_stream_that_is_gone_are_told(redis_server: RedisServer) -> None:
+    """Later events were handled, so the record names the one that was not; the broker has lost the stream since."""
+    async with buses(redis_server.uri, 1, retain_queues=RETAIN, lease=LEASE) as (c,):
+        gaps, inbox = Hooked(), Inbox()
+
+        async def work(event: Event) -> None:
+            if not event.data:
+                await anyio.sleep_forever()
+
+        for number in range(3):
+            await c.queue("jobs").send("n", number)
+        stream = snapshot(redis_server)  # without a record
+        async with crashing(redis_server.uri, namespace=c.namespace, retain_queues=RETAIN, lease=LEASE) as (b, crash):
+            await b.queue("jobs").consume(work, concurrency=2).open()
+            await until(lambda: noted_count(b) == 2)
+            crash.set()
+            await anyio.sleep_forever()
+        with Redis.from_url(redis_server.uri) as redis:
+            redis.delete(*stream)
+        c.on_gap(gaps)
+        async with c.queue("jobs").consume(inbox):
+            await until(lambda: bool(gaps))
+            await c.queue("jobs").send("n", 3)
+            await inbox.got(1)
+            await noted(c)
+        assert (gaps, inbox.data) == ([Gap("jobs", "", 0, "new_stream")], [3])
+
+
+async def test_a_dispatcher_that_may_have_lost_its_lease_hands_nothing_out(uri: str) -> None:
+    """It notes nothing either, until the directory has confirmed that the queue is still its own."""
+    async with buses(uri, 3, retain_queues=RETAIN, lease=LEASE) as (a, b, c):
+        desk, renew, asked, go_on = Desk(), b._node.directory.renew, anyio.Event(), anyio.Event()
+
+        async def renew_late() -> bool:
+            asked.set()
+            await go_on.wait()
+            return await renew()
+
+        async with b.queue("jobs").consume(Desk()) as own:
+            await until(lambda: "jobs" in b._node.dispatchers._active)  # type: ignore[union-attr]
+            await own.aclose()
+        async with c.queue("jobs").consume(desk):
+            for number in range(5):
+                await a.queue("jobs").send("n", number)
+            await until(lambda: bool(desk.begun) and b.stats().queued_events == 5)
+            b._node.directory.renew = renew_late  # type: ignore[method-assign]
+            b._node.lease.hurry()
+            await asked.wait()
+            b._node.pool.limits.fresh_until = 0.0  # as in a process that was stopped for longer than its lease
+            try:
+                desk.permit()
+                await until(lambda: not b._node.queues._queues["jobs"]._working, "nothing is handed out")
+                assert noted_count(b) == 0
+            finally:
+                go_on.set()
+                desk.permit(10)
+            await noted(b)
+        assert [event.data for event in desk.begun] == list(range(5))
+
+
+async def test_a_dispatcher_that_claims_again_begins_with_what_is_noted(uri: str) -> None:
+    """Another node dispatched while it hung, and has closed since: what that one noted does not come again."""
+    async with buses(uri, 2, retain_queues=RETAIN, lease=LEASE) as (b, c):
+        desk, dispatchers = Desk(), b._node.dispatchers
+        assert dispatchers is not None
+        assert b._node.history is not None
+        async with b.queue("jobs").consume(Desk()) as own:
+            await until(lambda: "jobs" in dispatchers._active)
+            await own.aclose()
+        async with c.queue("jobs").consume(desk), b.queue("jobs").consume(desk):
+            for number in range(5):
+                await c.queue("jobs").send("n", number)
+            await until(lambda: len(desk.begun) == 2 and b.stats().queued_events == 5)
+            former, streams = dispatchers._active["jobs"], b._node.history.queues
+            b._node.pool.limits.freeze()
+            page = await streams.reader.page(queue_stream("jobs"), 1)
+            assert page is not None
+            noted_by_another = QueueRecord(page.top.epoch, Mark(page.top.offset, page.top.fingerprint), None, [], 0)
+            await streams.record("jobs", RETAIN["jobs"], encode_record(noted_by_another))
+            held = b._node.ownership.clients["queue-dispatcher/jobs"]
+            await b._node.directory.release([held.claim])
+            await b._node.confirmation._claim_again([held])
+            b._node.lease.hurry()
+            await until(lambda: dispatchers._active.get("jobs") not in (None, former), "it starts again")
+            desk.permit(10)
+            await c.queue("jobs").send("n", 5)
+            await until(lambda: len(desk.done) == 3)
+        assert sorted(event.data for event in desk.done) == [0, 1, 5]
+
+
 async def test_what_cannot_be_handled_is_reported_to_its_sender(uri: str) -> None:
     """Also if another node dispatches; and it does not come again."""
     async with buses(uri, 2, retain_queues=RETAIN) as (a, b):
@@ -294,9 +409,15 @@ async def test_sealed_queues_are_kept_too(encrypt: bool) -> None:
 
 async def test_all_nodes_retain_the_same_queues(uri: str) -> None:
     async with buses(uri, 1, retain_queues=RETAIN) as (a,):
-        with pytest.raises(NamespaceMismatch, match="retain_queues="):
+        with pytest.raises(NamespaceMismatch, match="has the retention 'retain_queues="):
             async with eventbus.connect(uri, namespace=a.namespace):
                 pass
+
+
+@pytest.mark.parametrize("name", ["no spaces", "a/b/c", "", 7])
+def test_a_name_that_no_queue_can_have_is_not_retained(name: str) -> None:
+    with pytest.raises(InvalidName, match="is not a valid queue"):
+        eventbus.connect("memory://", retain_queues={name: Retention()})
 
 
 def test_a_backend_without_history_retains_no_queue() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import Counter
 from time import monotonic
@@ -407,8 +408,11 @@ async def test_an_event_that_expires_before_a_consumer_comes_is_reported_and_mak
         assert inbox.data == [0, 3]
 
 
-async def test_what_waits_as_its_sender_closes_is_handled_or_reported(uri: str) -> None:
+async def test_what_waits_as_its_sender_closes_is_handled_or_reported(
+    uri: str, caplog: pytest.LogCaptureFixture
+) -> None:
     """With a consumer the bus waits for it, for ``close_timeout``; without one it reports at once."""
+    caplog.set_level(logging.WARNING, "eventbus")
     async with buses(uri, 1) as (b,):
         inbox, reports = Inbox(), Hooked()
         async with b.queue("jobs").consume(inbox), eventbus.connect(uri, namespace=b.namespace) as a:
@@ -419,6 +423,32 @@ async def test_what_waits_as_its_sender_closes_is_handled_or_reported(uri: str) 
             a.on_undeliverable(reports)
             ids = [await a.queue("none").send("n", number) for number in range(3)]
         assert [(fate.id, fate.reason) for fate in reports] == [(id, "bus closed") for id in ids]
+        assert "gave up 3 events of queues that no consumer handled" in caplog.text
+
+
+async def test_the_log_of_a_bus_that_closes_too_late_counts_the_events_of_queues(
+    uri: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "eventbus")
+    async with buses(uri, 1) as (b,), b.queue("jobs").consume(desk := Desk()):
+        async with eventbus.connect(uri, namespace=b.namespace, close_timeout=0.1) as a:
+            await a.queue("jobs").send("n")
+            await until(lambda: bool(desk.begun))
+        assert "and 1 unhandled events of queues, as close_timeout has passed" in caplog.text
+        assert "gave up 1 events of queues" in caplog.text
+        desk.permit()
+
+
+async def test_queues_and_consumers_name_themselves(uri: str) -> None:
+    async with buses(uri, 1) as (a,):
+        consumer = a.queue("jobs").consume(Inbox())
+        assert repr(consumer) == f"<Consumer {consumer.name!r} of queue 'jobs'>"
+        assert repr(a.queue("jobs")) == "<Queue 'jobs' of node 'n0'>"
+        assert repr(a.portal().queue("jobs")) == "<PortalQueue of <Queue 'jobs' of node 'n0'>>"
+        assert repr(a.client("bob")) == "<Client 'bob' of node 'n0'>"
+    blocking = eventbus.connect_blocking(node="b")
+    assert repr(blocking.queue("jobs")) == "<BlockingQueue 'jobs' of node 'b'>"
+    assert repr(blocking.queue("jobs").consume(print)).startswith("<BlockingConsumer of <Consumer 'queue/jobs.")
 
 
 async def test_consumers_of_a_bus_that_closes_take_only_its_own_events(uri: str) -> None:
@@ -518,8 +548,9 @@ async def test_a_consumer_whose_client_is_claimed_elsewhere_as_it_opens_takes_no
 
 async def test_faults_of_the_caller_raise_at_once(uri: str) -> None:
     async with buses(uri, 1) as (a,):
-        with pytest.raises(InvalidName, match="client"):
-            a.queue("no spaces")
+        for name in ("no spaces", "", "@jobs", "a/b/c", 7):
+            with pytest.raises(InvalidName, match="is not a valid queue"):
+                a.queue(name)  # type: ignore[arg-type]
         for concurrency in (0, -1, 1.5, True, "2"):
             with pytest.raises(OptionError, match="concurrency"):
                 a.queue("jobs").consume(Inbox(), concurrency=concurrency)  # type: ignore[arg-type]

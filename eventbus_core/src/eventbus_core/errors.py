@@ -95,7 +95,7 @@ class OptionError(ConfigurationError):
 
 SEAL_TERM: Final = "the seal"
 LANES_TERM: Final = "a lane count of"
-RETAIN_TERM: Final = "topics retained as"
+RETAIN_TERM: Final = "the retention"
 _HINTS: Final = {
     SEAL_TERM: "give all nodes the same secret (secret=, secret_file= or EVENTBUS_SECRET) and the same encrypt=, or "
     "use another namespace; to replace a secret, have nodes with both first; to begin or end sealing, stop all nodes",

@@ -303,6 +303,9 @@ class BlockingQueue:
         """Return a consumer that calls *function* in worker threads within ``with``."""
         return BlockingConsumer(self._queue.consume(InThread(function), concurrency=concurrency))
 
+    def __repr__(self) -> str:
+        return f"<BlockingQueue {self.name!r} of node {self._bus.node!r}>"
+
 
 class BlockingConsumer(Blocking):
     """A :class:`Consumer`; open within ``with``, or from :meth:`open` to :meth:`close`."""

@@ -114,3 +114,6 @@ class Blocking:
                 "connect and open another one after the fork"
             )
         return self._portal.call(function)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {self._inner!r}>"

@@ -258,3 +258,6 @@ class Client(Messaging):
 
     def _overflowed(self) -> None:
         self._node.client_lifecycle.overflowed(self._held)
+
+    def __repr__(self) -> str:
+        return f"<Client {self.name!r} of node {self._node.id!r}>"

@@ -44,6 +44,9 @@ class _Ported:
     def _entry(self) -> LoopEntry:
         return self._inner._node.entry
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {self._inner!r}>"
+
 
 class _Sending(_Ported):
     """What the bus and the handles of clients share."""

@@ -46,7 +46,7 @@ class Queue:
     __slots__ = ("_bus", "name")
 
     def __init__(self, bus: QueueBus, name: str) -> None:
-        self.name = check_client(name)
+        self.name = check_client(name, "queue")
         self._bus = bus
 
     @property
@@ -166,3 +166,6 @@ class Consumer:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.aclose()
+
+    def __repr__(self) -> str:
+        return f"<Consumer {self.name!r} of queue {self._consumer.queue!r}>"

@@ -153,7 +153,7 @@ class Appender:
                 self._forget()
             if len(self._queues) >= limit:
                 self.streams_refused += 1
-                hint = "publish to fewer topics, keep their events for a shorter time, or raise it"
+                hint = "retain fewer topics, clients and queues, keep their events for a shorter time, or raise it"
                 raise LimitExceeded(f"{shown_name(topic)!r} cannot be retained too", "max_retained_topics", limit, hint)
             queue = self._queues[topic] = StreamQueue(topic, retention)
         return queue

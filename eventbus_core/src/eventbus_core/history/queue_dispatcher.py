@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from time import monotonic
 from typing import Final
@@ -37,14 +37,15 @@ class QueueDispatcher:
     dispatcher died, and those that were handled in the last moment before, are handed out again by the next.
     """
 
-    def __init__(self, name: str, retention: Retention, streams: QueueStreams) -> None:
+    def __init__(self, name: str, retention: Retention, streams: QueueStreams, frozen: Callable[[], bool]) -> None:
         self._name = name
         self._retention = retention
         self._streams = streams
-        self._work = streams.queues.dispatch(name)
+        self._frozen = frozen  # another node may dispatch the queue now
+        self._work = streams.queues.dispatch(name, frozen)
         self._progress = QueueProgress()
         self._more = False  # the history has events that were not read
-        self._handled_count = self._recorded_count = 0  # the history knows the latter
+        self._done_count = self._recorded_count = 0  # events handled, and gaps told; the history knows the latter
         self._withdrawn = False
         self._changed = Notifier()
 
@@ -74,7 +75,7 @@ class QueueDispatcher:
         """Return once every event that was handed out is handled, and the history knows; after :meth:`withdraw`."""
         while len(self._work):
             await self._work.wait_for_progress()
-        while self._recorded_count < self._handled_count:
+        while self._recorded_count < self._done_count:
             await self._changed.wait()
 
     async def _resumed(self) -> QueueProgress:
@@ -84,7 +85,7 @@ class QueueDispatcher:
             try:
                 page = await self._streams.reader.page(record_stream(self._name), 1)
                 record = decode_record(page.entries[-1].body) if page is not None and page.entries else None
-                return QueueProgress() if record is None else await self._resume(record)
+                return await self._resume(record) if record is not None and record.epoch else QueueProgress()
             except EventBusError as error:
                 logger.debug("queue %s cannot be read now: %s", self._name, error)
                 await backoff.pause()
@@ -94,16 +95,19 @@ class QueueDispatcher:
         reason = GapReason.NEW_STREAM
         for mark in record.marks:
             page = await self._streams.reader.page(queue_stream(self._name), max(1, mark.offset))
-            if page is None:
-                return QueueProgress()  # a day after the last event, or the broker lost it
+            if page is None:  # a day after the last event, or the broker lost it
+                if record.unhandled:
+                    self._tell(GapReason.NEW_STREAM, 0)
+                return QueueProgress()
             verdict = judge(Position(record.epoch, *mark), page, page.top.offset)
             if verdict.reason in PROVEN:
-                if mark is not record.mark:
-                    self._streams.tell(self._name, reason, 0)
+                if mark is record.mark:
+                    return QueueProgress(record.epoch, mark, record.unhandled, record.anchor, record.told)
+                self._tell(reason, 0)
                 unhandled = [offset for offset in record.unhandled if offset <= mark.offset]
-                return QueueProgress(record.epoch, mark, unhandled, record.anchor)
+                return QueueProgress(record.epoch, mark, unhandled, mark)
             reason = verdict.reason or reason
-        self._streams.tell(self._name, reason, 0)
+        self._tell(reason, 0)
         return QueueProgress()
 
     async def _hand_out(self) -> None:
@@ -164,20 +168,31 @@ class QueueDispatcher:
 
     def _tell_missed(self, missed: int) -> None:
         if missed:
-            self._streams.tell(self._name, GapReason.TRIMMED, missed)
+            self._tell(GapReason.TRIMMED, missed)
+
+    def _tell(self, reason: GapReason, missed: int) -> None:
+        """Report events that are gone, and have the history know, so that the next dispatcher does not do so again."""
+        self._streams.tell(self._name, reason, missed)
+        self._note()
 
     def _handled(self, progress: QueueProgress, offset: int) -> None:
         progress.handled(offset)
-        self._handled_count += 1
+        self._note()
+
+    def _note(self) -> None:
+        self._done_count += 1
         self._changed.notify()
 
     async def _record(self) -> None:
-        """Note in the history what is handled, whenever that has changed."""
+        """Note in the history what is handled, whenever that has changed and no other node can dispatch the queue."""
         backoff = Backoff()
         while True:
-            while self._recorded_count == self._handled_count:
+            while self._recorded_count == self._done_count:
                 await self._changed.wait()
-            count, record = self._handled_count, self._progress.record(monotonic())
+            if self._frozen():
+                await backoff.pause()
+                continue
+            count, record = self._done_count, self._progress.record(monotonic())
             try:
                 await self._streams.record(self._name, self._retention, encode_record(record))
             except EventBusError as error:

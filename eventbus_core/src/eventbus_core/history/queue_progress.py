@@ -24,19 +24,23 @@ PROVEN: Final = (None, GapReason.TRIMMED)
 
 class QueueRecord(msgspec.Struct, array_like=True, frozen=True):
     """
-    What was handled of a stream, as the history keeps it: every event up to *mark*, except for those in *unhandled*.
+    What was handled of a stream, or told to be gone, as the history keeps it.
+
+    That is every event up to *mark*, and up to the offset *told*, except for those in *unhandled*.
 
     Attributes:
-        epoch: of the stream.
+        epoch: of the stream; empty if none of its events was read.
         mark: the latest event that was handled.
         anchor: an event before it, from some seconds ago: it counts if the broker has lost the event of *mark*.
-        unhandled: offsets up to that of *mark*, in order.
+        unhandled: offsets, in order.
+        told: the offset of the latest event that was told to be gone.
     """
 
     epoch: str
     mark: Mark
     anchor: Mark | None
     unhandled: list[int]
+    told: int
 
     @property
     def marks(self) -> list[Mark]:
@@ -65,18 +69,25 @@ class QueueProgress:
         epoch: of the stream; empty until it is known.
         mark: all up to there is handled, except for *unhandled*, which are taken again.
         anchor: an earlier mark.
+        told: all up to that offset is handled or told to be gone, with the same exceptions.
 
     Attributes:
         following: the offset of the next event to take.
     """
 
     def __init__(
-        self, epoch: str = "", mark: Mark = BEGINNING, unhandled: Iterable[int] = (), anchor: Mark | None = None
+        self,
+        epoch: str = "",
+        mark: Mark = BEGINNING,
+        unhandled: Iterable[int] = (),
+        anchor: Mark | None = None,
+        told: int = 0,
     ) -> None:
         self.epoch = epoch
-        self._handled_before = mark.offset
+        self._told = told
+        self._done_before = max(mark.offset, told)
         self._again = sorted(unhandled)
-        self.following = self._again[0] if self._again else mark.offset + 1
+        self.following = self._again[0] if self._again else self._done_before + 1
         self._read: Mark | None = None if self._again else mark  # the last event that was read
         self._mark = mark
         self._anchor, self._next_anchor = anchor, anchor
@@ -101,7 +112,7 @@ class QueueProgress:
     def take(self, entry: Entry) -> tuple[int, list[int]]:
         """Take in the next *entry*; return how many events before it are gone, and which of its own to hand out."""
         missed = self._skip(entry.first)
-        new = range(max(entry.first, self.following, self._handled_before + 1), entry.last + 1)
+        new = range(max(entry.first, self.following, self._done_before + 1), entry.last + 1)
         offsets = [*self._due_again(entry.last), *new]
         self._unhandled.update(dict.fromkeys(offsets))
         if entry.last >= self.following:
@@ -128,16 +139,18 @@ class QueueProgress:
         """Return what is handled *now*, a time in seconds."""
         if now - self._noted_at >= ANCHOR_AGE:
             self._anchor, self._next_anchor, self._noted_at = self._next_anchor, self._mark, now
-        last = self._mark.offset
+        last = max(self._mark.offset, self._told)
         unhandled = [*takewhile(lambda offset: offset <= last, self._unhandled), *self._again]
-        return QueueRecord(self.epoch, self._mark, self._anchor, sorted(unhandled))
+        return QueueRecord(self.epoch, self._mark, self._anchor, sorted(unhandled), self._told)
 
     def _skip(self, first: int) -> int:
         """Move on to the offset *first*; return how many events that were not handled are before it."""
         gone = len(list(self._due_again(first - 1)))
         if first > self.following:
-            gone += max(0, first - max(self.following, self._handled_before + 1))
+            gone += max(0, first - max(self.following, self._done_before + 1))
             self.following = first
+        if gone:
+            self._told = max(self._told, first - 1)
         return gone
 
     def _due_again(self, last: int) -> Iterator[int]:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Final, Self
 import attrs
 
 from eventbus_core.errors import OptionError
-from eventbus_core.model.names import check_client, check_pattern
+from eventbus_core.model.names import check_client, check_pattern, check_text
 from eventbus_core.model.topics import PatternIndex
 
 DAY: Final = 86_400
@@ -118,7 +118,7 @@ class RetainedClients(RetainedPatterns):
 
     def __attrs_post_init__(self) -> None:
         for name in self.patterns:
-            check_client(name.replace(ANY, "x") if isinstance(name, str) else name, self.kind)
+            check_client(check_text(self.kind, name).replace(ANY, "x"), self.kind)
 
     def of(self, client: str) -> Retention | None:
         """Return the retention of *client*; ``None`` if it is not retained."""

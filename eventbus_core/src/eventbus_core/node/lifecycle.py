@@ -236,10 +236,13 @@ class Lifecycle:
                 await self.node.dispatchers.finish()
         if scope.cancelled_caught:
             busy = len(self.node.pool.limits.busy.intersection(mailboxes))
-            left = self.node.unpublished()
-            text = "node %s: closing with %d unpublished events and %d busy handlers, as close_timeout has passed"
-            extra = {"node": self.node.id, "unpublished": left, "busy_handlers": busy}
-            logger.warning(text, self.node.id, left, busy, extra=extra)
+            left, queued = self.node.unpublished(), self.node.queues.waiting
+            text = (
+                "node %s: closing with %d unpublished events, %d busy handlers and %d unhandled events of queues, "
+                "as close_timeout has passed"
+            )
+            extra = {"node": self.node.id, "unpublished": left, "busy_handlers": busy, "queued_events": queued}
+            logger.warning(text, self.node.id, left, busy, queued, extra=extra)
 
     async def _wind_up(self) -> None:
         """
@@ -269,7 +272,9 @@ class Lifecycle:
         for handler in node.handlers:
             self._report_left(node.handlers.take_off(handler))
         node.requests.leave()
-        node.queues.give_up()
+        if queued := node.queues.give_up():
+            text = "node %s: gave up %d events of queues that no consumer handled; each is reported as undeliverable"
+            logger.warning(text, node.id, queued, extra={"node": node.id, "queued_events": queued})
         left = self._close_until - monotonic() if node.reports.sent > reports else 0.0
         with anyio.move_on_after(max(SETTLE_TIMEOUT, left)):
             with anyio.move_on_after(FLUSH_TIMEOUT):

@@ -274,6 +274,8 @@ class LocalNode:
         self.sessions.when_due(self.pace.hurry)
         self.ownership.doubted.connect(self.lease.hasten)
         self.confirmation.regained.connect(self._finish_takeovers)
+        if self.dispatchers is not None:
+            self.confirmation.regained.connect(self.dispatchers.regained)
         self.lease.secured.connect(self.pool.limits.secure)
         self.lease.lapsed.connect(self.pool.limits.freeze)
         self.receiver.disconnected.connect(partial(self.status.failed, Ability.READ))

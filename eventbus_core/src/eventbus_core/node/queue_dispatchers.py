@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
@@ -29,7 +30,7 @@ class QueueDispatchers:
     Sees to it that one of the nodes with consumers of a retained queue dispatches it.
 
     That is the node which holds a client named after the queue. It dispatches until it closes or its lease ends; the
-    other nodes with consumers try to claim that client.
+    other nodes with consumers try to claim that client. Each claim begins with what the history knows to be handled.
     """
 
     def __init__(
@@ -57,6 +58,10 @@ class QueueDispatchers:
         self._withdrawn = True
         for dispatcher in self._active.values():
             dispatcher.withdraw()
+        self._changed.notify()
+
+    def regained(self, _clients: Sequence[HeldClient]) -> None:
+        """Restart the dispatchers of queues that this node claimed again: another node may have dispatched them."""
         self._changed.notify()
 
     async def finish(self) -> None:
@@ -89,15 +94,20 @@ class QueueDispatchers:
         self._served.discard(queue)
 
     async def _dispatch(self, queue: str, retention: Retention, held: HeldClient) -> None:
-        """Dispatch *queue* for as long as this node holds *held*."""
-        dispatcher = self._active[queue] = QueueDispatcher(queue, retention, self._streams)
+        """Dispatch *queue* for as long as this node holds *held* by this claim."""
+        epoch = held.epoch
+
+        def frozen() -> bool:
+            return held.epoch != epoch or self._limits.frozen()
+
+        dispatcher = self._active[queue] = QueueDispatcher(queue, retention, self._streams, frozen)
         if self._withdrawn:
             dispatcher.withdraw()
         self._streams.dispatch(queue, dispatcher.wake)
         try:
             async with anyio.create_task_group() as group:
                 group.start_soon(dispatcher.run)
-                while held.ended is None and not self._over:
+                while held.ended is None and held.epoch == epoch and not self._over:
                     await self._changed.wait()
                 group.cancel_scope.cancel()
             await self._client_lifecycle.release(held)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Final
 
 import anyio
@@ -119,10 +120,16 @@ class Queues:
         queue.add(event, size)
         return event.id
 
-    def dispatch(self, name: str) -> WorkQueue:
-        """Return the queue *name*, whose events come from the history, until :meth:`end_dispatch`."""
+    def dispatch(self, name: str, frozen: Callable[[], bool]) -> WorkQueue:
+        """
+        Return the queue *name*, whose events come from the history, until :meth:`end_dispatch`.
+
+        It hands out nothing while it is *frozen*, as another node may dispatch it.
+        """
         self._dispatched.add(name)
-        return self._known_queue(name)
+        queue = self._known_queue(name)
+        queue.hold_while(frozen)
+        return queue
 
     def end_dispatch(self, name: str) -> None:
         """Hand out no more events of the queue *name*; the history keeps those that are not handled."""
@@ -188,10 +195,9 @@ class Queues:
         for queue in queues:
             await queue.drained()
 
-    def give_up(self) -> None:
-        """Report every event that is not known to be handled: the bus closes."""
-        for queue in self._queues.values():
-            queue.give_up()
+    def give_up(self) -> int:
+        """Report every event that is not known to be handled, as the bus closes; return how many there were."""
+        return sum(queue.give_up() for queue in self._queues.values())
 
     async def _send_later(self, queue: WorkQueue, event: Event, size: int, timeout: float | None) -> None:
         with self._deadlines.until_accepted(queue.name, timeout):

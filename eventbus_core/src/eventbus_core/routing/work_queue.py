@@ -111,6 +111,7 @@ class WorkQueue:
     ) -> None:
         self.name = name
         self.redelivered = 0
+        self._frozen: Callable[[], bool] = lambda: False
         self._find_at = 0.0
         self._expires_at = inf  # no event that waits expires before
         self._options = options
@@ -165,9 +166,13 @@ class WorkQueue:
         self._note_expiry(job)
         self.dispatch()
 
+    def hold_while(self, frozen: Callable[[], bool]) -> None:
+        """Hand out nothing while *frozen* returns true."""
+        self._frozen = frozen
+
     def dispatch(self) -> None:
         """Hand out what waits to the consumers that take something now."""
-        while self._waiting and self._free and not self._requests.full:
+        while self._waiting and self._free and not self._requests.full and not self._frozen():
             job = self._waiting.popleft()
             consumer = self._free.pop(next(iter(self._free)))
             consumer.begin()
@@ -209,16 +214,21 @@ class WorkQueue:
         self._waiting.clear()
         self._progress.notify()
 
-    def give_up(self) -> None:
-        """Forget every event that is not known to be handled; report those that no history keeps: the bus closes."""
+    def give_up(self) -> int:
+        """
+        Forget every event that is not known to be handled, as the bus closes.
+
+        Report those that no history keeps; return how many those were.
+        """
         jobs = [assignment.job for assignment in self._working] + list(self._waiting)
         for assignment in self._working:
             self._requests.close(assignment.id)
         self._working.clear()
         self._waiting.clear()
-        for job in jobs:
-            if job.ended is None:
-                self._end(job, Reason.BUS_CLOSED)
+        lost = [job for job in jobs if job.ended is None]
+        for job in lost:
+            self._end(job, Reason.BUS_CLOSED)
+        return len(lost)
 
     def _make_free(self, consumer: KnownConsumer) -> None:
         """Put *consumer* behind the others that are free, if it may take another event."""
