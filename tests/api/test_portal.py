@@ -255,3 +255,24 @@ async def test_a_takeover_ends_a_wait_in_another_loop(uri: str) -> None:
             async with b.client("alice"):
                 pass
         assert isinstance(reasons[0], ClientTakenOver)
+
+
+def test_an_async_handler_runs_on_an_event_loop_that_anyio_did_not_start() -> None:
+    """A send from another thread starts it outside of any task, where sniffio knows no event loop by itself."""
+    got: list[int] = []
+
+    async def handle(event: Event) -> None:
+        got.append(event.data)
+
+    async def main() -> None:
+        async with eventbus.connect() as bus:
+            portal = bus.portal()
+
+            async def use() -> None:
+                async with portal.client("bob", handler=handle):
+                    await portal.send("bob", "n", 1)
+
+            await asyncio.to_thread(asyncio.run, use())
+
+    asyncio.run(main())
+    assert got == [1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from contextvars import Context, copy_context
+from importlib import import_module
 from math import inf
 from typing import Any, Final, TypeAlias
 
@@ -16,6 +17,12 @@ from eventbus_core.concurrency.signal import Signal
 from eventbus_core.errors import EventBusError
 
 Service: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
+
+_sniffio: Any
+try:
+    _sniffio = import_module("sniffio")
+except ImportError:
+    _sniffio = None  # then anyio asks asyncio
 
 EXITS: Final = (KeyboardInterrupt, SystemExit)
 """The exceptions that end the whole program."""
@@ -40,6 +47,7 @@ class ServiceGroup:
         self._body: TaskGroup | None = None
         self._host: asyncio.Task[Any] | None = None
         self._context = copy_context()
+        self._library: str | None = None
         self._early: list[tuple[Service, Context | None]] = []
 
     def start(self, service: Service, context: Context | None = None, group: TaskGroup | None = None) -> None:
@@ -54,11 +62,15 @@ class ServiceGroup:
         if group is None:
             self._early.append((service, context))
         else:
-            (context or self._context).copy().run(group.start_soon, self._run, service)
+            context = (context or self._context).copy()
+            if self._library is not None:  # else anyio finds no event loop if this is called in no task
+                context.run(_sniffio.current_async_library_cvar.set, self._library)
+            context.run(group.start_soon, self._run, service)
 
     async def run_in(self, group: TaskGroup) -> None:
         """Start waiting services, and all later ones, in *group*, until it is cancelled; from then on start none."""
         self._group = group
+        self._library = None if _sniffio is None else _sniffio.current_async_library()
         early, self._early = self._early, []
         for service, context in early:
             self.start(service, context)
