@@ -90,6 +90,15 @@ async def test_an_event_that_others_overtook_is_not_lost(uri: str) -> None:
         assert (done, sorted(second.data)) == ([1, 2, 3, 4], [0, 5])
 
 
+async def test_a_retained_event_is_handled_as_a_consumer_receives_it(uri: str) -> None:
+    async with buses(uri, 2, retain_queues=RETAIN) as (a, b), b.queue("jobs").consume() as consumer:
+        for number in range(5):
+            await a.queue("jobs").send("n", number)
+        with within_deadline("all events are received"):
+            assert [(await consumer.receive()).data for _ in range(5)] == list(range(5))
+        await noted(b)
+
+
 async def test_a_send_returns_once_the_history_has_the_event(uri: str) -> None:
     async with buses(uri, 1, retain_queues=RETAIN) as (a,), tasks() as group:
         assert a._node.history is not None

@@ -20,7 +20,7 @@ from eventbus_core.membership.held_client import HeldClient
 from eventbus_core.model.event import encode_event
 from eventbus_core.routing import queues, work_queue
 from eventbus_core.routing.queues import Offer
-from tests.support import DEADLINE, Hooked, Inbox, buses, fresh_namespace, tasks, until
+from tests.support import DEADLINE, Hooked, Inbox, buses, fresh_namespace, tasks, until, within_deadline
 from tests.workers import Desk, crashing
 
 ASKING = True
@@ -546,6 +546,70 @@ async def test_a_consumer_whose_client_is_claimed_elsewhere_as_it_opens_takes_no
         assert not node.consumers.stays(consumer.name)
 
 
+async def test_a_consumer_without_a_function_returns_the_events(uri: str) -> None:
+    """An event is handled as it is returned; a consumer that is not asked takes none."""
+    async with buses(uri, 3) as (a, b, c), c.queue("jobs").consume() as idle:
+        jobs, numbers = a.queue("jobs"), list[int]()
+        async with b.queue("jobs").consume() as consumer:
+            for number in range(5):
+                await jobs.send("n", number)
+            assert jobs.waiting == 5
+            async for event in consumer:
+                numbers.append(event.data)
+                if len(numbers) == 3:
+                    break
+            await until(lambda: jobs.waiting == 2)
+        with within_deadline("the next events come to the other consumer"):
+            numbers += [(await idle.receive()).data, (await idle.receive()).data]
+        await empty(a)
+        assert sorted(numbers) == list(range(5))
+        assert a.queue("none").waiting == 0
+
+
+async def test_calls_that_are_cancelled_lose_and_double_no_event(uri: str) -> None:
+    async with buses(uri, 2) as (a, b), a.queue("jobs").consume() as one, b.queue("jobs").consume() as two:
+        got: list[int] = []
+
+        async def receive(consumer: eventbus.Consumer) -> None:
+            with within_deadline("all events came"):
+                while len(got) < 200:
+                    with anyio.move_on_after(0.001 * (len(got) % 3)):
+                        got.append((await consumer.receive()).data)
+
+        async with tasks() as group:
+            for consumer in (one, one, two):
+                group.start_soon(receive, consumer)
+            for number in range(200):
+                await a.queue("jobs").send("n", number)
+                await checkpoint()
+            await until(lambda: len(got) >= 200)
+        assert sorted(got) == list(range(200))
+
+
+async def test_calls_that_wait_learn_of_the_end_of_their_consumer(uri: str) -> None:
+    async with buses(uri, 1) as (b,), tasks() as group:
+        errors: list[Exception] = []
+
+        async def receive(consumer: eventbus.Consumer) -> None:
+            try:
+                await consumer.receive()
+            except BusClosed as error:
+                errors.append(error)
+
+        consumer = await b.queue("jobs").consume().open()
+        async with eventbus.connect(uri, namespace=b.namespace) as a:
+            other = await a.queue("jobs").consume().open()
+            for each in (consumer, other):
+                group.start_soon(receive, each)
+            await until(lambda: consumer._receiver._calls == other._receiver._calls == 1)  # type: ignore[union-attr]
+            await consumer.aclose()
+            await until(lambda: len(errors) == 1)
+        await until(lambda: len(errors) == 2)
+        async with b.queue("jobs").consume(Inbox()) as calling:
+            with pytest.raises(eventbus.EventBusError, match="calls a function with its events"):
+                await calling.receive()
+
+
 async def test_faults_of_the_caller_raise_at_once(uri: str) -> None:
     async with buses(uri, 1) as (a,):
         for name in ("no spaces", "", "@jobs", "a/b/c", 7):
@@ -578,6 +642,23 @@ async def test_queues_from_other_threads_and_loops(uri: str) -> None:
 
             anyio.run(use)
 
+        def receiving() -> None:
+            async def use() -> None:
+                queue = a.portal().queue("other")
+                async with queue.consume() as consumer:
+                    await queue.send("n", 3)
+                    assert (await consumer.receive()).data == 3
+                    await until(lambda: not queue.waiting)
+
+            anyio.run(use)
+            with eventbus.connect_blocking() as bus, bus.queue("jobs").consume() as consumer:
+                bus.queue("jobs").send("n", 4)
+                assert consumer.receive(DEADLINE).data == 4
+                bus.queue("jobs").send("n", 5)
+                assert next(iter(consumer)).data == 5
+                with pytest.raises(eventbus.RequestTimeout):
+                    consumer.receive(0.01)
+
         def blocking() -> None:
             with eventbus.connect_blocking() as bus, bus.queue("jobs").consume(seen.append):
                 bus.queue("jobs").send("n", 2)
@@ -587,6 +668,7 @@ async def test_queues_from_other_threads_and_loops(uri: str) -> None:
             await until(lambda: [event.data for event in inbox] == [1])
             over.set()
             await anyio.to_thread.run_sync(blocking)
+            await anyio.to_thread.run_sync(receiving)
             assert [event.data for event in seen] == [2]
 
 

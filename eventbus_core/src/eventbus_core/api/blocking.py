@@ -240,7 +240,34 @@ class BlockingRegistration:
         self.off()
 
 
-class BlockingClient(_Sending):
+class _Receiving(Blocking):
+    """What the handles of clients and consumers share."""
+
+    _inner: Client | Consumer
+
+    def receive(self, timeout: float | None = None) -> Event:
+        """
+        Return the next event.
+
+        Raises:
+            RequestTimeout: none came within *timeout* seconds.
+            OptionError: *timeout* is no number of seconds.
+        """
+        check_seconds("timeout", timeout)
+
+        async def wait() -> Event:
+            with anyio.move_on_after(timeout):
+                return await self._inner.receive()
+            raise RequestTimeout(f"an event for {self._inner.name!r}", timeout or 0.0)
+
+        return self._call(wait)
+
+    def __iter__(self) -> Iterator[Event]:
+        while True:
+            yield self.receive()
+
+
+class BlockingClient(_Receiving, _Sending):
     """A :class:`Client` whose methods block; what they do and raise is what those of the same name say there."""
 
     def __init__(self, client: Client) -> None:
@@ -252,27 +279,6 @@ class BlockingClient(_Sending):
     def epoch(self) -> int:
         """The epoch of the claim."""
         return self._client.epoch
-
-    def receive(self, timeout: float | None = None) -> Event:
-        """
-        Return the client's next event.
-
-        Raises:
-            RequestTimeout: none came within *timeout* seconds.
-            OptionError: *timeout* is no number of seconds.
-        """
-        check_seconds("timeout", timeout)
-
-        async def wait() -> Event:
-            with anyio.move_on_after(timeout):
-                return await self._client.receive()
-            raise RequestTimeout(f"an event for {self.name!r}", timeout or 0.0)
-
-        return self._call(wait)
-
-    def __iter__(self) -> Iterator[Event]:
-        while True:
-            yield self.receive()
 
     ended = waits(Client.ended)
     subscribe = waits(Client.subscribe)
@@ -299,15 +305,21 @@ class BlockingQueue:
         """Send an event to one consumer."""
         return self._bus._call(partial(self._queue.send, type, data, headers=headers, expires=expires, timeout=timeout))
 
-    def consume(self, function: Callable[[Event], object], *, concurrency: int = 1) -> BlockingConsumer:
-        """Return a consumer that calls *function* in worker threads within ``with``."""
-        return BlockingConsumer(self._queue.consume(InThread(function), concurrency=concurrency))
+    @property
+    def waiting(self) -> int:
+        """How many events no consumer is known to have handled; see :attr:`Queue.waiting`."""
+        return self._queue.waiting
+
+    def consume(self, function: Callable[[Event], object] | None = None, *, concurrency: int = 1) -> BlockingConsumer:
+        """Return a consumer that calls *function* in worker threads within ``with``; see :meth:`Queue.consume`."""
+        in_thread = None if function is None else InThread(function)
+        return BlockingConsumer(self._queue.consume(in_thread, concurrency=concurrency))
 
     def __repr__(self) -> str:
         return f"<BlockingQueue {self.name!r} of node {self._bus.node!r}>"
 
 
-class BlockingConsumer(Blocking):
+class BlockingConsumer(_Receiving):
     """A :class:`Consumer`; open within ``with``, or from :meth:`open` to :meth:`close`."""
 
     def __init__(self, consumer: Consumer) -> None:

@@ -96,6 +96,53 @@ class _Sending(_Ported):
     reply = carried(OpenBus.reply)
 
 
+class _Receiving(_Ported):
+    """What the handles of clients and consumers share."""
+
+    _inner: Client | Consumer
+    _late: deque[Event]  # came when their receiver had just been cancelled
+
+    async def open(self) -> Self:
+        """Do what entering ``async with`` does; close with :meth:`aclose`."""
+        await self._entry.run(self._inner.open, lambda _: self.aclose())
+        return self
+
+    async def aclose(self) -> None:
+        """Do what leaving ``async with`` does; does nothing on successive calls."""
+        with suppress(BusClosed):  # that ended it
+            await self._entry.run(self._inner.aclose)
+
+    async def ended(self) -> EventBusError:
+        """Return why the handle has ended, once it has; see :meth:`Client.ended`."""
+        try:
+            return await self._entry.run(self._inner.ended)
+        except BusClosed as closed:
+            if self._inner._node.state.leaving:
+                return closed
+            raise
+
+    async def receive(self) -> Event:
+        """Return the next event; one that comes when the call is cancelled is returned by the next call."""
+        if self._late:
+            return self._late.popleft()
+        return await self._entry.run(self._inner.receive, self._keep)
+
+    async def _keep(self, event: Event) -> None:
+        self._late.append(event)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Event:
+        return await self.receive()
+
+    async def __aenter__(self) -> Self:
+        return await self.open()
+
+    async def __aexit__(self, *_exception: object) -> None:
+        await self.aclose()
+
+
 class Portal(_Sending):
     """
     A :class:`Bus` for every event loop and thread of the process; made by :meth:`Bus.portal`.
@@ -226,62 +273,24 @@ class PortalRegistration:
         await self.off()
 
 
-class PortalClient(_Sending):
+class PortalClient(_Receiving, _Sending):
     """A :class:`Client` for every event loop and thread; its methods do and raise what those of the same name do."""
+
+    _inner: Client
 
     def __init__(self, client: Client) -> None:
         super().__init__(client)
         self.name = client.name
         self._client = client
-        self._late: deque[Event] = deque()  # came when their receiver had just been cancelled
+        self._late = deque()
 
     @property
     def epoch(self) -> int:
         """The epoch of the claim."""
         return self._client.epoch
 
-    async def open(self) -> Self:
-        """Claim the client, as entering ``async with`` does; close with :meth:`aclose`."""
-        await self._entry.run(self._client.open, lambda _: self.aclose())
-        return self
-
     subscribe = carried(Client.subscribe)
     unsubscribe = carried(Client.unsubscribe)
-
-    async def aclose(self) -> None:
-        """Release the client; does nothing on successive calls."""
-        with suppress(BusClosed):  # that released it
-            await self._entry.run(self._client.aclose)
-
-    async def ended(self) -> EventBusError:
-        """Return why the handle has ended, once it has; see :meth:`Client.ended`."""
-        try:
-            return await self._entry.run(self._client.ended)
-        except BusClosed as closed:
-            if self._client._node.state.leaving:
-                return closed
-            raise
-
-    async def receive(self) -> Event:
-        """Return the client's next event; one that comes when the call is cancelled is returned by the next call."""
-        if self._late:
-            return self._late.popleft()
-        return await self._entry.run(self._client.receive, self._keep)
-
-    async def _keep(self, event: Event) -> None:
-        self._late.append(event)
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Event:
-        return await self.receive()
-
-    async def __aenter__(self) -> Self:
-        return await self.open()
-
-    async def __aexit__(self, *_exception: object) -> None:
-        await self.aclose()
 
 
 class PortalQueue(_Ported):
@@ -293,30 +302,20 @@ class PortalQueue(_Ported):
 
     send = carried(Queue.send)
 
-    def consume(self, function: HandlerFunction, *, concurrency: int = 1) -> PortalConsumer:
+    @property
+    def waiting(self) -> int:
+        """How many events no consumer is known to have handled; see :attr:`Queue.waiting`."""
+        return self._inner.waiting
+
+    def consume(self, function: HandlerFunction | None = None, *, concurrency: int = 1) -> PortalConsumer:
         """Return a consumer that calls *function* in the event loop of the bus; see :meth:`Queue.consume`."""
         return PortalConsumer(self._inner.consume(function, concurrency=concurrency))
 
 
-class PortalConsumer(_Ported):
+class PortalConsumer(_Receiving):
     """A :class:`Consumer` for every event loop and thread; its methods do and raise what those of the same name do."""
 
     def __init__(self, consumer: Consumer) -> None:
         self._inner: Consumer = consumer
+        self._late = deque()
         self.name = consumer.name
-
-    async def open(self) -> Self:
-        """Take events from now on; close with :meth:`aclose`."""
-        await self._entry.run(self._inner.open, lambda _: self.aclose())
-        return self
-
-    async def aclose(self) -> None:
-        """Take no more events, and return once those that were taken are handled."""
-        with suppress(BusClosed):  # that ended it
-            await self._entry.run(self._inner.aclose)
-
-    async def __aenter__(self) -> Self:
-        return await self.open()
-
-    async def __aexit__(self, *_exception: object) -> None:
-        await self.aclose()

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
 from contextlib import suppress
 from types import TracebackType
-from typing import Final, Protocol, Self
+from typing import Any, Final, Protocol, Self
 from uuid import uuid4
 
 from eventbus_core.api.client import Client
 from eventbus_core.errors import BusClosed, EventBusError, OptionError
 from eventbus_core.mailbox.handlers import HandlerFunction
+from eventbus_core.model.event import Event
 from eventbus_core.model.names import check_client
 from eventbus_core.model.quoting import quote
 from eventbus_core.node.node import LocalNode
+from eventbus_core.node.queue_consumer import QueueConsumer, QueueReceiver
 from eventbus_core.routing.sender import Headers
 
 CONSUMERS: Final = "queue"
@@ -88,7 +91,12 @@ class Queue:
         sent = self._node.queues.send(self._bus._source, self.name, type, data, headers, expires, timeout)
         return sent if isinstance(sent, str) else await sent
 
-    def consume(self, function: HandlerFunction, *, concurrency: int = 1) -> Consumer:
+    @property
+    def waiting(self) -> int:
+        """How many events that this node sent to the queue no consumer is known to have handled."""
+        return self._node.queues.waiting_for(self.name)
+
+    def consume(self, function: HandlerFunction | None = None, *, concurrency: int = 1) -> Consumer:
         """
         Return a consumer that calls *function*, plain or async, for events within ``async with``.
 
@@ -96,6 +104,8 @@ class Queue:
         another is free; with *concurrency*, up to so many async calls run at a time. That an event was handled means
         that the function returned, or raised: that is logged, counted and told to ``on_error``, and the event does not
         come again.
+
+        Without a function, :meth:`Consumer.receive`, or iterating over the consumer, returns the events.
 
         Raises:
             OptionError: *concurrency* is no whole number of at least 1.
@@ -116,12 +126,17 @@ class Consumer:
         name: of the client that it holds, by which ``eventbus clients`` shows it.
     """
 
-    __slots__ = ("_client", "_consumer", "_node", "name")
+    __slots__ = ("_client", "_consumer", "_node", "_receiver", "name")
 
-    def __init__(self, node: LocalNode, queue: str, function: HandlerFunction, concurrency: int) -> None:
+    def __init__(self, node: LocalNode, queue: str, function: HandlerFunction | None, concurrency: int) -> None:
         self.name = f"{CONSUMERS}/{quote(queue)}.{uuid4().hex[:12]}"
         self._node = node
-        self._consumer = node.consumers.make(queue, self.name, function, concurrency)
+        self._receiver: QueueReceiver | None = None
+        self._consumer: QueueConsumer
+        if function is None:
+            self._consumer = self._receiver = node.consumers.make_receiver(queue, self.name)
+        else:
+            self._consumer = node.consumers.make(queue, self.name, function, concurrency)
         take = self._consumer.take
         self._client = Client(node, self.name, takeover=True, linger=0.0, handler=take, overflow="drop_newest")
 
@@ -140,6 +155,27 @@ class Consumer:
         self._client._check_held()  # it may have ended since its claim, if it is retained
         self._node.consumers.open(self._consumer)
         return self
+
+    async def receive(self) -> Event:
+        """
+        Return the next event. It counts as handled then: it does not come again, whatever becomes of this process.
+
+        The consumer takes an event only while a call waits, so none waits here while another consumer is free. Several
+        tasks may call this. If a call is cancelled as its event comes, another one gets it.
+
+        Raises:
+            EventBusError: the consumer calls a function with its events.
+            BusClosed, ClientTakenOver, NodeDraining: the consumer has ended.
+        """
+        if self._receiver is None:
+            raise EventBusError(f"consumer {self.name!r} calls a function with its events; they cannot be received")
+        return await self._receiver.receive(self._client._check_held)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    def __anext__(self) -> Coroutine[Any, Any, Event]:
+        return self.receive()
 
     async def aclose(self) -> None:
         """

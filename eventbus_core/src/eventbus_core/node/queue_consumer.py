@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Awaitable, Callable
 from contextvars import copy_context
 from functools import partial
 from typing import Final
@@ -47,7 +49,11 @@ class QueueConsumers:
 
     def make(self, queue: str, client: str, function: HandlerFunction, concurrency: int) -> QueueConsumer:
         """Return a consumer that is not open yet."""
-        return QueueConsumer(self._queues, self._requests, self._scheduler, queue, client, function, concurrency)
+        return FunctionConsumer(self._queues, self._requests, self._scheduler, queue, client, function, concurrency)
+
+    def make_receiver(self, queue: str, client: str) -> QueueReceiver:
+        """Return a consumer without a function that is not open yet."""
+        return QueueReceiver(self._queues, self._requests, queue, client)
 
     def open(self, consumer: QueueConsumer) -> None:
         """Have *consumer*, whose client was claimed, take events from now on."""
@@ -92,32 +98,20 @@ class QueueConsumers:
             await consumer.finished()
 
 
-class QueueConsumer:
+class QueueConsumer(ABC):
     """
-    Calls *function* for each event of *queue* that comes to *client*, for up to *concurrency* events at a time.
+    Takes each event of *queue* that comes to *client*, up to *concurrency* events at a time.
 
     It refuses what comes beyond that: then the event waits at its sender, where another consumer can take it. Nodes
     whose events were refused take turns.
     """
 
-    def __init__(
-        self,
-        queues: Queues,
-        requests: Requests,
-        scheduler: HandlerScheduler,
-        queue: str,
-        client: str,
-        function: HandlerFunction,
-        concurrency: int,
-    ) -> None:
+    def __init__(self, queues: Queues, requests: Requests, queue: str, client: str, concurrency: int) -> None:
         self._queues = queues
         self._requests = requests
-        self._scheduler = scheduler
         self.queue = queue
         self.client = client
-        self._function = check_function(function)
         self._concurrency = concurrency
-        self._context = copy_context()
         self._working = 0
         self._open = False
         self._refused: dict[str, None] = {}  # nodes, in the order in which they were refused
@@ -128,8 +122,14 @@ class QueueConsumer:
         self._open = True
         self._queues.offer(self.queue, self.client, self._concurrency)
 
+    @property
+    def has_room(self) -> bool:
+        """Whether it takes another event now."""
+        return self._working < self._concurrency
+
     def close(self) -> None:
         """Take no more events; does nothing on successive calls."""
+        self._progress.notify()
         if self._open:
             self._open = False
             self._queues.offer(self.queue, self.client, 0)
@@ -153,11 +153,8 @@ class QueueConsumer:
         asker = request.asker
         if asker is None:
             return
-        serves = self._open and self._queues.serves(asker)
-        if not serves or self._working >= self._concurrency:
-            if serves and len(self._refused) < MAX_REFUSED:
-                self._refused[asker] = None
-            self._requests.answer(request, BUSY, None)
+        if not (self._serves(asker) and self.has_room):
+            self._refuse(request)
             return
         try:
             event = request.decode(Event)
@@ -166,16 +163,65 @@ class QueueConsumer:
             self.give_turn()
             raise
         self._working += 1
-        self._call(request, event)
+        self._begin(request, event)
+
+    def _serves(self, node: str) -> bool:
+        return self._open and self._queues.serves(node)
+
+    def _refuse(self, request: Event) -> None:
+        asker = str(request.asker)
+        if self._serves(asker) and len(self._refused) < MAX_REFUSED:
+            self._refused[asker] = None
+        self._requests.answer(request, BUSY, None)
 
     def give_turn(self) -> None:
         """Have the node that has waited for longest send an event, as the one before made no use of its turn."""
-        if self._refused and self._working < self._concurrency:
+        if self._refused and self.has_room:
             node = next(iter(self._refused))
             del self._refused[node]
             self._queues.give_turn(node, self.client)
 
-    def _call(self, request: Event, event: Event) -> None:
+    @abstractmethod
+    def _begin(self, request: Event, event: Event) -> None:
+        """Have *event* handled, and call :meth:`_done` with its *request* then."""
+
+    def _done(self, request: Event) -> None:
+        """Confirm the event, and give the next turn to the node that has waited for longest."""
+        self._end()
+        asker = str(request.asker)
+        again = self.has_room and next(iter(self._refused), asker) == asker
+        self._requests.answer(request, DONE, again)
+        if again:
+            self._refused.pop(asker, None)
+            return
+        if self._queues.serves(asker):
+            self._refused[asker] = None  # perhaps it has more
+        self.give_turn()
+
+    def _end(self) -> None:
+        self._working -= 1
+        self._progress.notify()
+
+
+class FunctionConsumer(QueueConsumer):
+    """Calls *function* for each event."""
+
+    def __init__(
+        self,
+        queues: Queues,
+        requests: Requests,
+        scheduler: HandlerScheduler,
+        queue: str,
+        client: str,
+        function: HandlerFunction,
+        concurrency: int,
+    ) -> None:
+        super().__init__(queues, requests, queue, client, concurrency)
+        self._scheduler = scheduler
+        self._function = check_function(function)
+        self._context = copy_context()
+
+    def _begin(self, request: Event, event: Event) -> None:
         context = self._context.copy()
         try:
             result = context.run(self._function, event)
@@ -203,18 +249,43 @@ class QueueConsumer:
             raise
         self._scheduler.failed(name, event, failure)
 
-    def _done(self, request: Event) -> None:
-        """Confirm the event, and give the next turn to the node that has waited for longest."""
-        self._end()
-        asker = str(request.asker)
-        turn = next(iter(self._refused), asker)
-        self._refused.pop(turn, None)
-        self._requests.answer(request, DONE, turn == asker)
-        if turn != asker:
-            if self._queues.serves(asker):
-                self._refused[asker] = None  # perhaps it has more
-            self._queues.give_turn(turn, self.client)
 
-    def _end(self) -> None:
-        self._working -= 1
+class QueueReceiver(QueueConsumer):
+    """Takes an event only for a call of :meth:`receive` that waits; once the call returns it, it is handled."""
+
+    def __init__(self, queues: Queues, requests: Requests, queue: str, client: str) -> None:
+        super().__init__(queues, requests, queue, client, 1)
+        self._calls = 0
+        self._taken: deque[tuple[Event, Event]] = deque()
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a call waits for which no event has come yet."""
+        return self._calls > len(self._taken)
+
+    async def receive(self, check: Callable[[], None]) -> Event:
+        """Return the next event; *check* raises once none can come."""
+        self._calls += 1
+        try:
+            check()
+            while not self._taken:
+                self.give_turn()
+                await self._progress.wait()
+                check()
+            request, event = self._taken.popleft()
+        finally:
+            self._calls -= 1
+            self._give_back()
+        self._done(request)
+        return event
+
+    def _begin(self, request: Event, event: Event) -> None:
+        self._taken.append((request, event))
         self._progress.notify()
+
+    def _give_back(self) -> None:
+        """Leave to other consumers what came for calls that were cancelled."""
+        while len(self._taken) > self._calls:
+            request, _ = self._taken.pop()
+            self._end()
+            self._refuse(request)

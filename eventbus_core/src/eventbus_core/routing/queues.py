@@ -96,6 +96,11 @@ class Queues:
         """How many events that were sent here are not known to be handled."""
         return sum(map(len, self._queues.values()))
 
+    def waiting_for(self, name: str) -> int:
+        """Return how many events that were sent here to the queue *name* are not known to be handled."""
+        queue = self._queues.get(name)
+        return 0 if queue is None else len(queue)
+
     @property
     def redelivered(self) -> int:
         """How often an event that was sent here went to another consumer."""
