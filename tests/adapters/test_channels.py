@@ -157,6 +157,23 @@ async def test_a_group_that_is_joined_and_left_in_turn_has_its_members(make: Mak
         assert await next_of(one, channel) == {"type": "said"}
 
 
+async def test_a_general_channel_is_in_a_group_once(make: Make) -> None:
+    """Whichever processes add and remove it."""
+    one, two, worker = make(), make(), make()
+    for layer in (one, two):
+        await layer.group_add("group", "thumbnails")
+    own = await one.new_channel()
+    await one.group_add("group", own)
+    for number in range(3):
+        await two.group_send("group", {"number": number})
+    assert sorted([(await next_of(worker, "thumbnails"))["number"] for _ in range(3)]) == [0, 1, 2]
+    await one.group_discard("group", "thumbnails")
+    await two.group_send("group", {"number": 3})
+    assert [(await next_of(one, own))["number"] for _ in range(4)] == [0, 1, 2, 3]
+    await two.send("thumbnails", {"number": 4})
+    assert (await next_of(worker, "thumbnails"))["number"] == 4
+
+
 async def test_workers_go_on_when_the_one_with_the_channel_leaves(make: Make) -> None:
     first, second, web = make(), make(), make()
     await web.send("thumbnails", {"number": 0})
@@ -210,8 +227,7 @@ async def test_a_member_leaves_a_group_in_the_end(make: Make) -> None:
 async def test_a_process_leaves_a_group_that_gets_no_message(make: Make) -> None:
     layer = make(group_expiry=0.0)
     await layer.group_add("quiet", await layer.new_channel())
-    assert layer._joined is not None
-    assert not layer._joined[1]._client._held.patterns
+    assert not layer._process._client._held.patterns
 
 
 async def test_no_message_is_lost_to_a_receive_that_is_cancelled(make: Make) -> None:

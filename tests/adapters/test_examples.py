@@ -20,6 +20,7 @@ from mcp import Client
 from mcp.shared.subscriptions import ResourceUpdated
 from websockets.asyncio.client import connect
 
+import eventbus
 from eventbus_core.testing import until
 from tests.servers import HOST, free_port
 from tests.support import DEADLINE
@@ -90,6 +91,18 @@ async def test_what_one_browser_says_another_hears_on_the_other_server(servers: 
             assert await here.recv() == await there.recv() == "you are in"
             await here.send("hello")
             assert await here.recv() == await there.recv() == "hello"
+
+
+async def test_a_server_with_a_channel_layer_leaves_the_bus_on_sigterm(redis_uri: str, tmp_path: Path) -> None:
+    """At once, long before its lease ends."""
+    uri = f"{redis_uri}?namespace=examples-{uuid4().hex}&lease=600"
+    async with eventbus.connect(uri) as observer:
+        with _server("channels_chat", uri, tmp_path / "1.log") as port:
+            await serving(port)
+            async with connect(f"ws://{HOST}:{port}/") as browser:
+                assert await browser.recv() == "you are in"
+            assert len(await observer.nodes()) == 2
+        assert [node.id for node in await observer.nodes()] == [observer.node]
 
 
 @pytest.mark.parametrize("servers", ["socketio_chat"], indirect=True)

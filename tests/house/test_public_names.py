@@ -11,7 +11,7 @@ PUBLIC: Final = {
         Buffers Bus BusClosed ClaimsSuspended Client ClientAlreadyClaimed ClientNotFound ClientTakenOver
         ConfigurationError ConnectOptions Consumer Dropped Event EventBusError EventDataError EventTooLarge Explanation
         Gap Histogram InvalidName LimitExceeded NamespaceMismatch Node NodeAlreadyPresent NodeDraining OptionError
-        Owner PartitionRefused Portal PortalClient PortalConsumer PortalQueue PortalRegistration Queue
+        Owner PartitionRefused Portal PortalClient PortalConsumer PortalQueue PortalRegistration ProcessBus Queue
         Registration RequestFailed RequestTimeout Resumed Retention Stats TopicNotRetained TransportUnavailable
         Undeliverable UnknownBackendError __version__ backends connect connect_blocking drain_on_sigterm quote register
         unquote

@@ -21,6 +21,7 @@ from eventbus_core.api.connect_options import ConnectOptions
 from eventbus_core.api.discovery import Backend, backends, register
 from eventbus_core.api.handling import Registration
 from eventbus_core.api.portal import Portal, PortalClient, PortalConsumer, PortalQueue, PortalRegistration
+from eventbus_core.api.process_bus import ProcessBus
 from eventbus_core.api.queue import Consumer, Queue
 from eventbus_core.api.sigterm import drain_on_sigterm
 from eventbus_core.backend import Node, Owner, Retention
@@ -96,6 +97,7 @@ __all__ = (
     "PortalConsumer",
     "PortalQueue",
     "PortalRegistration",
+    "ProcessBus",
     "Queue",
     "Registration",
     "RequestFailed",

@@ -107,6 +107,20 @@ class CoreLayer(_OwnedChannels):
         await self.layer.close_pools()
 
 
+class _NamedProcess(EventBusChannelLayer):
+    """Keeps the prefix that it is given."""
+
+    _given = ""
+
+    @property
+    def client_prefix(self) -> str:
+        return self._given
+
+    @client_prefix.setter
+    def client_prefix(self, prefix: str) -> None:
+        self._given = self._given if self._given.startswith("node") else prefix
+
+
 class BusLayer(_OwnedChannels):
     """The layer on the bus."""
 
@@ -114,7 +128,7 @@ class BusLayer(_OwnedChannels):
     libraries = ("channels",)
 
     def __init__(self, context: Context) -> None:
-        super().__init__(context, EventBusChannelLayer(context.uri, capacity=CAPACITY))
+        super().__init__(context, _NamedProcess(context.uri, capacity=CAPACITY))
 
     async def start(self, deliver: Deliver) -> None:
         await self.layer.new_channel()  # joins the bus: others can send from now on

@@ -12,9 +12,9 @@ A channel layer for Django Channels: ``pip install 'eventbus[channels]'``.
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Awaitable, Iterable, Mapping
 from contextlib import suppress
+from functools import partial
 from logging import getLogger
 from threading import Lock
 from time import monotonic
@@ -23,8 +23,7 @@ from uuid import uuid4
 
 import msgspec
 
-import eventbus
-from eventbus import BlockingBus, Buffers, ClientNotFound, Event, PortalClient, quote
+from eventbus import Buffers, ClientNotFound, Event, Portal, PortalConsumer, ProcessBus, quote
 
 try:
     from channels.exceptions import ChannelFull
@@ -37,11 +36,8 @@ except ImportError as error:
 __all__ = ("EventBusChannelLayer",)
 
 _MESSAGE: Final = "channels.message"
-_RECEIVE: Final = "channels.receive"
 _ADD: Final = "channels.group_add"
 _DISCARD: Final = "channels.group_discard"
-_WAIT: Final = 2.0
-"""Seconds after which a receiver of a general channel looks up again which process has it."""
 
 _log = getLogger("eventbus.channels")
 
@@ -51,8 +47,8 @@ class EventBusChannelLayer(BaseChannelLayer):  # type: ignore[misc]
     A channel layer on a bus of its own, which the first use opens in a thread, for every event loop of the process.
 
     A message goes to the process that has the channel, and one to a group to the processes that have a member. A
-    general channel is with the process that first used it, and shared with all others that receive from it. What waits
-    is in memory, and lost with the process.
+    general channel is a queue of the bus, from which the receivers of all processes take. What waits is in memory, and
+    lost with the process.
 
     Args:
         uri: of the bus, with its options.
@@ -60,7 +56,8 @@ class EventBusChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         expiry: seconds for which a message may wait.
         group_expiry: seconds after which a channel is dropped from a group.
         capacity: messages that may wait for a channel. One more raises ``ChannelFull`` if the channel is with this
-            process; otherwise the process that has it drops the message, and logs that.
+            process, or is a general one, for which each process keeps what it has sent itself; otherwise the process
+            that has the channel drops the message, and logs that.
         channel_capacity: the capacities of channels whose names match a glob or a regular expression.
     """
 
@@ -78,60 +75,57 @@ class EventBusChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         super().__init__(expiry, capacity, self.compile_capacities(channel_capacity or {}))
         self.prefix = quote(prefix)
         self.group_expiry = group_expiry
-        self._uri = uri
-        self._begin()
-
-    def _begin(self) -> None:
-        """Be a layer that has not been used in this process."""
         self.client_prefix = uuid4().hex
-        self._pid = os.getpid()
-        self._opening, self._lock = Lock(), Lock()
+        self._bus = ProcessBus(uri, self._enter)
+
+    async def _enter(self, portal: Portal) -> None:
+        """Become a process of the bus that has no channels yet."""
+        self.client_prefix = uuid4().hex
+        self._portal = portal
+        self._lock = Lock()
         self._buffers = Buffers[bytes](self.get_capacity, self.expiry)
+        self._consumers: dict[str, PortalConsumer] = {}  # of the general channels that are received in this process
         self._groups: dict[str, dict[str, float]] = {}  # by topic: the members in this process, and until when
         self._next_sweep = monotonic() + self.group_expiry
-        self._general: dict[str, PortalClient] = {}  # the general channels that are with this process
-        self._answers: set[asyncio.Task[None]] = set()
-        self._joined: tuple[BlockingBus, PortalClient] | None = None
+        self._process = await portal.client(self._client(self.client_prefix), handler=self._take_in).open()
 
     async def new_channel(self, prefix: str = "specific.") -> str:
         """Return the name of a channel that is received in this process."""
-        await self._join()
+        await self._bus.open()
         return f"{prefix}.{self.client_prefix}!{uuid4().hex}"
 
     async def send(self, channel: str, message: dict[str, Any]) -> None:
         """Send a message to a channel; raises ``ChannelFull``, or ``TransportUnavailable`` without a broker."""
-        if not await self._at_holder(_MESSAGE, channel, self.serialize(message)):
+        if not await self._pass_on(_MESSAGE, channel, self.serialize(message)):
             raise ChannelFull(channel)
 
     async def receive(self, channel: str) -> Any:
         """Return the next message of a channel; each goes to one of its receivers, in whatever process."""
         self.require_valid_channel_name(channel)
+        await self._bus.open()
         if "!" in channel:
             assert self._is_here(channel), "Wrong client prefix"  # noqa: S101  # as Channels' own layers
             return self.deserialize(await self._buffers.get(channel))
-        (bus, process), raw = await self._join(), None
-        while raw is None:
-            if self._is_here(channel) or await self._hold(bus, channel):
-                raw = await self._next(channel)
-            else:
-                with suppress(ClientNotFound, eventbus.RequestFailed, eventbus.RequestTimeout):  # its process has gone
-                    raw = (await process.request(self._holder(channel), _RECEIVE, (channel, None))).data
-        return self.deserialize(raw)
+        if channel not in self._consumers:
+            consumer = await self._portal.queue(self._client(channel)).consume().open()
+            if self._consumers.setdefault(channel, consumer) is not consumer:
+                await consumer.aclose()
+        return self.deserialize((await self._consumers[channel].receive()).data)
 
     async def group_add(self, group: str, channel: str) -> None:
         """Add a channel to a group; returns once messages that are sent to the group from now on reach it."""
-        await self._at_holder(_ADD, channel, self._topic(group))
+        await self._pass_on(_ADD, channel, self._topic(group))
 
     async def group_discard(self, group: str, channel: str) -> None:
         """Remove a channel from a group; does nothing if it is not there."""
-        await self._at_holder(_DISCARD, channel, self._topic(group))
+        await self._pass_on(_DISCARD, channel, self._topic(group))
 
     async def group_send(self, group: str, message: dict[str, Any]) -> None:
         """Send a message to all channels of a group but those that are full."""
         topic, raw = self._topic(group), self.serialize(message)
-        _, process = await self._join()
+        await self._bus.open()
         self._deliver(topic, raw)
-        await process.publish(topic, raw)
+        await self._process.publish(topic, raw)
 
     async def flush(self) -> None:
         """Drop what waits in this process, and leave the bus; the next use joins it again."""
@@ -139,10 +133,7 @@ class EventBusChannelLayer(BaseChannelLayer):  # type: ignore[misc]
 
     def close(self) -> None:
         """Do what :meth:`flush` does, in code without an event loop; the exit of the process does so too."""
-        joined = self._joined
-        self._begin()
-        if joined is not None:
-            joined[0].close()
+        self._bus.close()
 
     def serialize(self, message: Any) -> bytes:
         """Return a message as MessagePack."""
@@ -152,63 +143,63 @@ class EventBusChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         """Return the message that was serialized."""
         return msgspec.msgpack.decode(message)
 
-    async def _join(self) -> tuple[BlockingBus, PortalClient]:
-        """Return the bus, and the client that receives what is for the channels of this process, and its groups."""
-        if self._pid != os.getpid():
-            self._begin()  # a copy of the process that has this prefix
-        return await asyncio.to_thread(self._open) if self._joined is None else self._joined
-
-    def _open(self) -> tuple[BlockingBus, PortalClient]:
-        with self._opening:
-            if self._joined is not None:
-                return self._joined
-            bus = eventbus.connect_blocking(self._uri).open()
-            process = bus.portal().client(f"{self.prefix}/{self.client_prefix}", handler=self._take_in)
-            try:
-                asyncio.run(process.open())
-            except BaseException:
-                bus.close()
-                raise
-            self._joined = bus, process
-            return self._joined
-
-    async def _at_holder(self, action: str, channel: str, detail: Any) -> bool:
-        """Do *action* in the process that has *channel*; returns false if that is this one and the channel is full."""
+    async def _pass_on(self, action: str, channel: str, detail: Any) -> bool:
+        """Do *action* where *channel* is; returns false if the channel is full, as far as this process knows."""
         self.require_valid_channel_name(channel)
-        bus, process = await self._join()
-        while not self._is_here(channel):
-            try:
-                await process.send(self._holder(channel), action, (channel, detail), expires=self.expiry)
-                return True
-            except ClientNotFound:
-                if "!" in channel:
-                    return True  # its process has gone, and the channel with it
-                await self._hold(bus, channel)
-        return await self._act(process, action, channel, detail)
+        await self._bus.open()
+        if "!" not in channel:
+            return await self._act_on_queue(action, channel, detail)
+        if self._is_here(channel):
+            return await self._act(action, channel, detail)
+        process = channel.partition("!")[0].rpartition(".")[2]
+        with suppress(ClientNotFound):  # its process has gone, and the channel with it
+            await self._process.send(self._client(process), action, (channel, detail), expires=self.expiry)
+        return True
 
-    async def _act(self, process: PortalClient, action: str, channel: str, detail: Any) -> bool:
+    async def _act_on_queue(self, action: str, channel: str, detail: Any) -> bool:
+        """Do *action* with a general channel: a queue, and for each of its groups a client of the bus."""
+        if action == _MESSAGE:
+            queue = self._portal.queue(self._client(channel))
+            if queue.waiting >= self.get_capacity(channel):
+                return False
+            await queue.send(_MESSAGE, detail, expires=self.expiry)
+        elif action == _ADD:
+            forward = partial(self._forward, channel, monotonic() + self.group_expiry)
+            member = await self._portal.client(self._client(f"{channel}={detail}"), handler=forward).open()
+            await member.subscribe(detail)
+        else:
+            async with self._portal.client(self._client(f"{channel}={detail}")):
+                pass  # taken from the process that had it
+        return True
+
+    async def _forward(self, channel: str, until: float, event: Event) -> None:
+        if monotonic() < until and not await self._act_on_queue(_MESSAGE, channel, event.data):
+            _log.info("channel %s is over capacity: a message to a group was dropped", channel)
+
+    async def _act(self, action: str, channel: str, detail: Any) -> bool:
+        """Do *action* with a channel of this process."""
         if action == _MESSAGE:
             return self._buffers.put(channel, detail)
         if action == _DISCARD:
             with self._lock:
                 self._groups.get(detail, {}).pop(channel, None)
-            await self._leave(process, [detail])
+            await self._leave([detail])
             return True
         with self._lock:
             self._groups.setdefault(detail, {})[channel] = monotonic() + self.group_expiry
-        await process.subscribe(detail)
+        await self._process.subscribe(detail)
         if monotonic() >= self._next_sweep:
             self._next_sweep = monotonic() + self.group_expiry
-            await self._leave(process, list(self._groups))
+            await self._leave(list(self._groups))
         return True
 
-    async def _leave(self, process: PortalClient, topics: Iterable[str]) -> None:
+    async def _leave(self, topics: Iterable[str]) -> None:
         """Receive the groups among *topics* no more that have no members here."""
         for topic in topics:
             if not self._members(topic):
-                await process.unsubscribe(topic)
+                await self._process.unsubscribe(topic)
                 if self._members(topic):  # another thread added one meanwhile
-                    await process.subscribe(topic)
+                    await self._process.subscribe(topic)
 
     def _members(self, topic: str) -> list[str]:
         """Return the channels of this process in a group, without those that have been there for too long."""
@@ -220,49 +211,17 @@ class EventBusChannelLayer(BaseChannelLayer):  # type: ignore[misc]
                 self._groups.pop(topic, None)
             return list(members)
 
-    async def _hold(self, bus: BlockingBus, channel: str) -> bool:
-        """Have a general channel in this process; returns false if another has it."""
-        client = bus.portal().client(self._holder(channel), takeover=False, handler=self._take_in)
-        try:
-            self._general[channel] = await client.open()
-        except eventbus.ClientAlreadyClaimed:
-            return False
-        return True
-
     def _take_in(self, event: Event) -> Awaitable[object] | None:
         """Take in what other processes sent; runs in the event loop of the bus."""
-        if self._joined is None:
-            return None  # the layer was flushed
-        _, process = self._joined
         if event.topic is not None:
-            own = event.source == process.name  # then our channels have it already
-            return None if own or self._deliver(event.topic, event.data) else self._leave(process, [event.topic])
+            own = event.source == self._client(self.client_prefix)  # then our channels have it already
+            return None if own or self._deliver(event.topic, event.data) else self._leave([event.topic])
         channel, detail = event.data
-        if event.type == _RECEIVE:
-            task = asyncio.get_running_loop().create_task(self._answer(process, event, channel))
-            self._answers.add(task)
-            task.add_done_callback(self._answers.discard)
-        elif event.type != _MESSAGE:
-            return self._act(process, event.type, channel, detail)
-        elif not self._buffers.put(channel, detail):
+        if event.type != _MESSAGE:
+            return self._act(event.type, channel, detail)
+        if not self._buffers.put(channel, detail):
             _log.info("channel %s is over capacity: a message from %s was dropped", channel, event.source)
         return None
-
-    async def _next(self, channel: str) -> bytes | None:
-        """Return the next message of a channel that is here, or nothing if none comes in time."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_WAIT):
-                return await self._buffers.get(channel)
-        return None
-
-    async def _answer(self, process: PortalClient, request: Event, channel: str) -> None:
-        """Give another process the next message of a general channel."""
-        raw = await self._next(channel)
-        try:
-            await process.reply(request, raw)
-        except ClientNotFound:  # the process has gone
-            if raw is not None:
-                self._buffers.put(channel, raw)
 
     def _deliver(self, topic: str, raw: bytes) -> int:
         """Put a message into the buffers of the members here; return how many there are."""
@@ -273,13 +232,10 @@ class EventBusChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         return len(members)
 
     def _is_here(self, channel: str) -> bool:
-        process, mark, _ = channel.partition("!")
-        return process.endswith(self.client_prefix) if mark else channel in self._general
+        return channel.partition("!")[0].endswith(self.client_prefix)
 
-    def _holder(self, channel: str) -> str:
-        """Return the client of the bus that has *channel*: that of a process, or that of a general channel."""
-        process, mark, _ = channel.partition("!")
-        return f"{self.prefix}/{process.rpartition('.')[2] if mark else '=' + channel}"
+    def _client(self, name: str) -> str:
+        return f"{self.prefix}/{name}"
 
     def _topic(self, group: str) -> str:
         self.require_valid_group_name(group)

@@ -1,0 +1,81 @@
+"""The bus of a process, for code that has no place to open one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable
+from functools import partial
+from threading import Lock
+from typing import Unpack
+
+import anyio
+from anyio import to_thread
+
+from eventbus_core.api.blocking import BlockingBus, connect_blocking
+from eventbus_core.api.connect_options import ConnectOptions
+from eventbus_core.api.exit_on_sigterm import exit_on_sigterm
+from eventbus_core.api.portal import Portal
+
+
+class ProcessBus:
+    """
+    The bus of a process: its first use opens it in a thread, for every event loop and thread.
+
+    It is for code that has no place to open a bus, such as a part of a web framework whose server forks. After a fork,
+    and after :meth:`close`, the next use opens another bus. The exit of the interpreter closes it; so does SIGTERM,
+    once the server has stopped, if the first use is in the main thread.
+
+    Args:
+        uri: of the bus; with *options* as for :func:`connect`.
+        enter: called with the portal of each bus that is opened, before its first use: to claim clients, for example.
+    """
+
+    def __init__(
+        self,
+        uri: str = "memory://",
+        enter: Callable[[Portal], Awaitable[None]] | None = None,
+        **options: Unpack[ConnectOptions],
+    ) -> None:
+        self._connect = partial(connect_blocking, uri, **options)
+        self._enter = enter
+        self._begin()
+
+    def _begin(self) -> None:
+        self._process = os.getpid()
+        self._lock = Lock()
+        self._opened: tuple[BlockingBus, Portal] | None = None
+
+    async def open(self) -> Portal:
+        """
+        Return the open bus of this process.
+
+        Raises:
+            TransportUnavailable, ConfigurationError, NodeAlreadyPresent: it cannot be opened now; the next call tries.
+        """
+        if self._process != os.getpid():
+            self._begin()
+        opened = self._opened
+        if opened is None:
+            exit_on_sigterm()
+            opened = await to_thread.run_sync(self._open)
+        return opened[1]
+
+    def close(self) -> None:
+        """Close the bus of this process, if it is open; code in an event loop calls this in a thread."""
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            opened[0].close()
+
+    def _open(self) -> tuple[BlockingBus, Portal]:
+        with self._lock:
+            if self._opened is None:
+                bus = self._connect().open()
+                portal = bus.portal()
+                try:
+                    if self._enter is not None:
+                        anyio.run(self._enter, portal)
+                except BaseException:
+                    bus.close()
+                    raise
+                self._opened = bus, portal
+            return self._opened
