@@ -12,6 +12,7 @@ from anyio.abc import SocketStream
 import eventbus
 from eventbus_core.backend import ALL_NODES, Frame, lane_partition
 from eventbus_core.errors import ConfigurationError, PartitionRefused, TransportUnavailable
+from eventbus_redis.server import Hello
 from tests.redis_backend.support import interruptions, run, transport
 from tests.servers import HOST, RedisServer, free_port
 from tests.support import until
@@ -179,7 +180,17 @@ async def test_no_place_raises_an_error_of_another_library(
 
 
 @pytest.mark.parametrize(
-    "garbage", [b"*4294967295\r\n", b"%1\r\n*0\r\n:1\r\n", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"$-5\r\n", b"+OK\r\n"]
+    "garbage",
+    [
+        b"*4294967295\r\n",
+        b"%1\r\n*0\r\n:1\r\n",
+        b"HTTP/1.1 400 Bad Request\r\n\r\n",
+        b"$-5\r\n",
+        b"+OK\r\n",
+        b"*2\r\n+server\r\n+redis\r\n",
+        b"*3\r\n+server\r\n+redis\r\n+version\r\n",
+        b"*6\r\n+server\r\n+redis\r\n+version\r\n:7\r\n+mode\r\n+standalone\r\n",
+    ],
 )
 async def test_a_server_of_another_protocol_raises_our_errors(garbage: bytes) -> None:
     async def answer(stream: SocketStream) -> None:
@@ -196,3 +207,9 @@ async def test_a_server_of_another_protocol_raises_our_errors(garbage: bytes) ->
         with pytest.raises(eventbus.EventBusError, match=r"protocol|HELLO"):
             await eventbus.connect(f"redis://{HOST}:{port}").__aenter__()
         group.cancel_scope.cancel()
+
+
+def test_a_version_without_a_number_is_older_than_all() -> None:
+    said = [b"server", b"redis", b"version", b"next", b"mode", b"standalone"]
+    assert Hello.parse(said) == Hello("redis", "next", "standalone", "")
+    assert Hello.parse(said).major == 0

@@ -15,9 +15,10 @@ from redis.exceptions import NoPermissionError
 from eventbus_core.backend import BusOptions, Finding, TransportURI
 from eventbus_core.errors import EventBusError
 from eventbus_redis.commands import Commands
+from eventbus_redis.errors import redis_errors
 from eventbus_redis.options import RedisOptions
 from eventbus_redis.packing import Argument, pack
-from eventbus_redis.server import HELLO, PRIMARY, ROLE, Server, hello_facts, replicas_of
+from eventbus_redis.server import HELLO, PRIMARY, ROLE, Hello, Server, replicas_of
 
 MAX_CLOCK_SKEW: Final = 1.0
 TRIAL_EXPIRY: Final = 10_000
@@ -59,9 +60,10 @@ async def check_server(
 
 async def _version(commands: Commands, uri: TransportURI, tag: str) -> Finding:
     [reply], [role] = await commands.call(HELLO), await commands.send([ROLE], 1)  # the latter may be refused
-    facts = hello_facts(reply)
-    detail = "{} {}, {}, {}".format(*(facts[key].decode() for key in (b"server", b"version", b"mode", b"role")))
-    if facts[b"role"] not in PRIMARY:
+    with redis_errors(uri):
+        hello = Hello.parse(reply)
+    detail = f"{hello.server} {hello.version}, {hello.mode}, {hello.role}"
+    if hello.role not in PRIMARY:
         return Finding("server", "error", detail, f"{uri} is a replica and rejects writes: name its primary")
     if (replicas := replicas_of(role)) and not tag:
         detail += f" with {replicas} replicas; frames are published by a script that keeps them from these"

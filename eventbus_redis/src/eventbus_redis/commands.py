@@ -14,7 +14,7 @@ from eventbus_core.errors import TransportUnavailable
 from eventbus_redis.connection import Connection
 from eventbus_redis.errors import denies_writes, redis_errors
 from eventbus_redis.packing import Script, pack
-from eventbus_redis.server import HELLO, ROLE, Server, hello_facts, replicas_of
+from eventbus_redis.server import HELLO, ROLE, Hello, Server, replicas_of
 
 
 class Commands:
@@ -107,15 +107,16 @@ class Commands:
         Note how many replicas the server has; close all connections if it is not a primary.
 
         Raises:
-            TransportUnavailable: it does not, or there is no connection.
+            TransportUnavailable: it is not, or there is no connection.
+            ConfigurationError: the reply is not that of a Redis.
         """
         with redis_errors(self._server.uri):
             async with asyncio.timeout(self._timeout):
-                hello, role = await self._exchange([HELLO, ROLE], 2)
-            _checked([hello])
+                reply, role = await self._exchange([HELLO, ROLE], 2)
+            hello = Hello.parse(reply)
         self._server.replicas = replicas_of(role)
         try:
-            self._server.check_primary(hello_facts(hello)[b"role"])
+            self._server.check_primary(hello.role)
         except TransportUnavailable as error:
             self._server.drop(str(error))
             raise

@@ -9,12 +9,12 @@ from copy import copy
 from functools import partial
 from pathlib import Path
 from time import monotonic
-from typing import Final
+from typing import Any, Final, NamedTuple, Self
 from weakref import WeakSet
 
 import anyio
 import attrs
-from redis.exceptions import ResponseError
+from redis.exceptions import InvalidResponse, ResponseError
 
 from eventbus_core.backend import Address, TransportURI
 from eventbus_core.errors import ConfigurationError, TransportUnavailable
@@ -25,7 +25,7 @@ from eventbus_redis.packing import pack
 
 OLDEST_MAJOR: Final = 7
 DEFAULT_PORT: Final = 6379
-PRIMARY: Final = (b"master", b"primary")
+PRIMARY: Final = ("master", "primary")
 FIRST_DROP_PAUSE: Final = 5.0
 LONGEST_DROP_PAUSE: Final = 60.0
 """Seconds from one :meth:`Server.drop` to the next, while a server that says it is a primary rejects writes."""
@@ -34,6 +34,39 @@ ROLE: Final = pack("ROLE")
 STANDALONE: Final = "standalone"
 CLUSTER: Final = "cluster"
 SENTINEL: Final = "sentinel"
+
+
+class Hello(NamedTuple):
+    """What a server says of itself; *role* is empty for a sentinel."""
+
+    server: str
+    version: str
+    mode: str
+    role: str
+
+    @classmethod
+    def parse(cls, reply: Any) -> Self:
+        """
+        Return what the *reply* to HELLO says.
+
+        Raises:
+            ResponseError: the server answered with this error.
+            InvalidResponse: the reply is not one to HELLO.
+        """
+        if isinstance(reply, ResponseError):
+            raise reply
+        try:
+            facts = dict(zip(reply[::2], reply[1::2], strict=True)) if isinstance(reply, list) else reply
+            told = (facts[b"server"], facts[b"version"], facts[b"mode"], facts.get(b"role", b""))
+            return cls(*(fact.decode() for fact in told))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise InvalidResponse(f"HELLO was answered with {reply!r:.80}") from error
+
+    @property
+    def major(self) -> int:
+        """The first number of the version; 0 if it does not begin with a number."""
+        number = self.version.partition(".")[0]
+        return int(number) if number.isdecimal() else 0
 
 
 class Server:
@@ -127,7 +160,7 @@ class Server:
         for connection in list(self._connections):
             connection.close(reason)
 
-    def check_primary(self, role: bytes) -> None:
+    def check_primary(self, role: str) -> None:
         """
         Do nothing if *role*, from the reply to HELLO, is that of a primary.
 
@@ -167,22 +200,19 @@ class Server:
 
     def _check(self, reply: object) -> None:
         """Check the *reply* to HELLO: version, mode and role."""
-        if isinstance(reply, ResponseError):
-            if "unknown command" in str(reply).lower():
-                raise self._too_old("before 6.0, or one without the command HELLO") from reply
-            raise reply
-        facts = hello_facts(reply)
-        version = facts[b"version"].decode()
-        if int(version.partition(".")[0]) < OLDEST_MAJOR:
-            raise self._too_old(version)
-        if (mode := facts[b"mode"].decode()) != self._mode:
+        if isinstance(reply, ResponseError) and "unknown command" in str(reply).lower():
+            raise self._too_old("before 6.0, or one without the command HELLO") from reply
+        hello = Hello.parse(reply)
+        if hello.major < OLDEST_MAJOR:
+            raise self._too_old(hello.version)
+        if hello.mode != self._mode:
             raise ConfigurationError(
-                f"{self.uri} is a Redis in {mode} mode, not in {self._mode} mode: write "
+                f"{self.uri} is a Redis in {hello.mode} mode, not in {self._mode} mode: write "
                 f"redis://host for a single server, redis+cluster://host1,host2 for a cluster, and "
                 f"redis+sentinel://host1,host2,host3/service for sentinels"
             )
         if not self._any_role:
-            self.check_primary(facts[b"role"])
+            self.check_primary(hello.role)
 
     def _too_old(self, version: str) -> ConfigurationError:
         return ConfigurationError(
@@ -213,15 +243,6 @@ def replicas_of(reply: object) -> int:
         case [_, _, [*replicas]]:
             return len(replicas)
     return 0
-
-
-def hello_facts(reply: object) -> dict[bytes, bytes]:
-    """Return the *reply* to HELLO as a mapping."""
-    if isinstance(reply, dict):
-        return reply
-    if not isinstance(reply, list):
-        raise ResponseError(f"HELLO was answered with {reply!r:.80}")
-    return dict(zip(reply[::2], reply[1::2], strict=True))
 
 
 def _socket_path(uri: TransportURI) -> str | None:
