@@ -238,6 +238,27 @@ async def test_a_session_that_has_ended_is_known_nowhere(uri: str) -> None:
         assert [name async for name in one.bus.clients()] == []
 
 
+def without_deletes(app: Any) -> Any:
+    """Return *app* behind a middleware that lets no client end a session."""
+
+    async def refuse(scope: Any, receive: Any, send: Any) -> None:
+        if scope.get("method") != "DELETE":
+            await app(scope, receive, send)
+            return
+        await send({"type": "http.response.start", "status": 401, "headers": []})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    return refuse
+
+
+async def test_a_session_that_may_not_be_ended_goes_on(uri: str) -> None:
+    async with replica(uri, "one", around=without_deletes) as one, replica(uri, "two") as two:
+        session = await begin(one.app)
+        for app in (one.app, two.app):
+            assert (await Response(app, "DELETE", session).done()).status == 401
+        assert result(await call(two.app, session).done()) == "one"
+
+
 async def test_a_session_without_requests_is_forgotten(uri: str) -> None:
     async with replica(uri, "one", idle=0.0) as one:
         first, second = await begin(one.app), await begin(one.app)

@@ -138,7 +138,8 @@ class ForwardedSessions:
                         _log.info("a session could not be begun: %r", error)
                         refused = True
                         await _refuse(send, *_UNAVAILABLE)
-                ended = message["status"] == 404 or scope["method"] == "DELETE"
+                deleted = scope["method"] == "DELETE" and message["status"] < 300  # else the session goes on
+                ended = deleted or message["status"] == 404
             if not refused:
                 await send(message)
 
