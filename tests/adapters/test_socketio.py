@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from time import monotonic
 from typing import Any
 from uuid import uuid4
 
@@ -242,6 +243,27 @@ async def test_a_server_takes_in_only_what_others_emit(uri: str) -> None:
         await two.emit("said", 3, room="room")
         await until(lambda: not manager._received.empty())
         assert [manager._received.get_nowait()["data"] for _ in range(manager._received.qsize())] == [[3]]
+
+
+class Joining(EventBusManager):
+    """Notes when it tries to join the bus."""
+
+    def __init__(self, uri: str) -> None:
+        super().__init__(uri)
+        self.tried: list[float] = []
+
+    async def _join(self) -> eventbus.Bus:
+        self.tried.append(monotonic())
+        return await super()._join()
+
+
+async def test_a_server_without_a_broker_pauses_between_attempts_to_join() -> None:
+    manager = Joining(f"redis://{HOST}:{free_port()}")
+    socketio.AsyncServer(client_manager=manager)
+    manager.initialize()
+    await until(lambda: len(manager.tried) == 3)
+    manager.thread.cancel()
+    assert manager.tried[-1] - manager.tried[0] >= 0.9
 
 
 async def _discard(eio_sid: str, packet: object) -> None: ...

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable
 from contextlib import AsyncExitStack
 from typing import Any, Final
 
-from eventbus import Bus, Client, ClientNotFound, Event, quote
+from eventbus import Bus, Client, ClientNotFound, Event, EventBusError, quote
 from eventbus_core.integrations.attached_bus import AttachedBus
 
 try:
@@ -27,6 +27,7 @@ __all__ = ("EventBusManager",)
 _TYPE: Final = "socketio"
 _SESSION: Final = re.compile(r"[\w-]{20}", re.ASCII)  # what python-engineio makes; a room may look like one
 _BACKLOG: Final = 10_000  # events of other servers; beyond, their senders are held back
+_PAUSE: Final = 0.5  # seconds between two attempts to join the bus
 
 
 class EventBusManager(AsyncPubSubManager):  # type: ignore[misc]
@@ -134,7 +135,12 @@ class EventBusManager(AsyncPubSubManager):  # type: ignore[misc]
             await bus.publish(self._topic(data["namespace"], room), data)
 
     async def _listen(self) -> AsyncIterator[Any]:
-        await self._joined()
+        while self._bus is None:
+            try:
+                await self._joined()
+            except EventBusError as error:  # python-socketio would call again at once
+                self._get_logger().warning("cannot join the bus, trying again: %s", error)
+                await asyncio.sleep(_PAUSE)
         while True:
             yield await self._received.get()
 
