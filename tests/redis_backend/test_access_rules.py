@@ -111,10 +111,11 @@ async def test_the_rights_are_enough(name: str, tmp_path: Path) -> None:
         user = grant(rules(uri, "--node", "server-1"), servers, sentinels)
         await use(login(uri, user, sentinel=bool(sentinels)), uri)
         assert not refusals(servers + sentinels)
-        async with eventbus.connect(uri, node="peer") as peer, peer.client("carol"):
+        async with eventbus.connect(uri, node="peer", retain=RETAIN) as peer, peer.client("carol"):
             user = grant(rules(uri, "--role", "observer"), servers, sentinels)
             mine = login(uri, user, sentinel=bool(sentinels))
-            for words in (("clients", "--json"), ("top", "--count", "1")):
+            history = ("history", "chat.1", "--since", "unknown", "--uri")  # claims a client, and releases it
+            for words in (("clients", "--json"), ("top", "--count", "1"), history):
                 done = await anyio.to_thread.run_sync(partial(run, *words, mine))
                 assert done.returncode == 0, (words, done.stderr)
             assert not refusals(servers + sentinels)

@@ -8,13 +8,13 @@ from typing import Final
 from eventbus_core.backend import Role
 
 _DIRECTORY: Final = (
-    "evalsha script|load time hset hget hmget hdel zadd zrem zscore zcount zrange zrangebyscore sadd spop sismember "
-    "del pexpire hscan sscan role"
+    "evalsha script|load time hset hget hmget hdel zadd zrem zscore zcount zrange zrangebyscore sadd srem spop "
+    "sismember del pexpire hscan sscan role"
 )
 _ROLES: Final[dict[Role, str]] = {
-    "node": "srem xadd xdel xrange",
+    "node": "xadd xdel xrange",
     "observer": "xrange",
-    "doctor": "srem xadd xdel xrange config|get",
+    "doctor": "xadd xdel xrange config|get",
 }
 _CLUSTER: Final = "get cluster|info cluster|slots"
 

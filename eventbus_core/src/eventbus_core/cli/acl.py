@@ -32,7 +32,7 @@ def acl_command(
     node: Annotated[str | None, typer.Option(help="Id of the node; for a command only if its URI has node=.")] = None,
     namespace: Annotated[str | None, typer.Option(help="Namespace of the bus; by default that of the URI.")] = None,
     role: Annotated[
-        Role, typer.Option(help="What the user does: observers run top, tail, nodes and clients.")
+        Role, typer.Option(help="What the user does: observers run nodes, clients, explain, top, tail and history.")
     ] = "node",
 ) -> None:
     """
