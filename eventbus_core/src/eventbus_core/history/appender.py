@@ -254,14 +254,14 @@ class Appender:
                 )
             except TransportUnavailable as error:
                 self.failures += 1
-                self._log("the history cannot be reached, retained events wait: %s", error)
+                self._log("node %s: the history cannot be reached, retained events wait: %s", error)
                 repeated = True
                 await backoff.pause()
             except EventBusError as error:
                 if half := len(taken) // 2:
                     parts = (taken[:half], taken[half:])
                     return [position for part in parts for position in await self._append(part, repeated=True)]
-                self._log("the history refuses events, which are reported as undeliverable: %s", error)
+                self._log("node %s: the history refuses events, which are reported as undeliverable: %s", error)
                 break
         return [None] * len(taken)
 
@@ -289,4 +289,4 @@ class Appender:
         now = monotonic()
         if now >= self._log_at:
             self._log_at = now + LOG_FAILURES_AFTER
-            logger.warning(text, error, extra={"error": str(error)})
+            logger.warning(text, self.node, error, extra={"node": self.node, "error": str(error)})

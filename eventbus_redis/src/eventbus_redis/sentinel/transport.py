@@ -32,7 +32,7 @@ class ServiceServer(Server):
         sentinels: those that name it.
     """
 
-    def __init__(self, uri: TransportURI, options: SentinelOptions, *, any_role: bool = False) -> None:
+    def __init__(self, uri: TransportURI, options: SentinelOptions, node: str, *, any_role: bool = False) -> None:
         service, _, database = uri.path.removeprefix("/").partition("/")
         if not service:
             raise ConfigurationError(f"{uri} names no service; write {uri.scheme}://host1,host2,host3/service/0")
@@ -40,6 +40,7 @@ class ServiceServer(Server):
         self.uri = uri
         self.sentinels = Sentinels(uri, service, options, self._leave)
         self._moved = asyncio.Event()
+        self._node = node
         self._service = service
         self._scheme = uri.scheme.partition("+")[0]
 
@@ -63,7 +64,7 @@ class ServiceServer(Server):
 
     def _leave(self, primary: Address) -> None:
         reason = f"{self.uri} is not the primary of {self._service!r} any more: the sentinels name {primary}"
-        logger.warning("%s; leaving it", reason, extra={"uri": str(self.uri)})
+        logger.warning("node %s leaves its server: %s", self._node, reason, extra={"node": self._node, "error": reason})
         self.close(reason)
         self._moved.set()
         self._moved = asyncio.Event()
@@ -101,4 +102,4 @@ class SentinelTransport(RedisTransport):
             await server.sentinels.aclose()
 
     def _make_server(self, *, any_role: bool = False) -> ServiceServer:
-        return ServiceServer(self.uri, self.options, any_role=any_role)
+        return ServiceServer(self.uri, self.options, self.node, any_role=any_role)
