@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import re
+from types import ModuleType
 
 import pytest
 
 import eventbus
 from eventbus import register
 from eventbus_core.backend import Terms, TransportURI
-from eventbus_core.testing import BackendSuite, waiting
+from eventbus_core.testing import BackendSuite, simulation, suite, waiting
 from eventbus_core.testing.simulation.streams import Streams
 from eventbus_memory.directory import MemoryDirectory
 from tests.conformance.test_mutants import SHORT_DEADLINE, LosesTheLastOfABurst, run, with_directory
@@ -31,6 +34,13 @@ def test_missing_frames_are_counted_and_named(monkeypatch: pytest.MonkeyPatch) -
     register("mutant", LosesTheLastOfABurst)
     with pytest.raises(AssertionError, match=r"199 of 200 came, missing are b'0-199'"):
         run("test_g10_bursts_arrive_whole", "mutant://conformance")
+
+
+@pytest.mark.parametrize("package", [simulation, suite])
+def test_a_failed_assertion_shows_its_values(package: ModuleType) -> None:
+    names = [found.name for found in pkgutil.iter_modules(package.__path__, f"{package.__name__}.")]
+    loaders = {name: type(importlib.import_module(name).__loader__).__name__ for name in names}
+    assert {name for name, loader in loaders.items() if loader != "AssertionRewritingHook"} == set()
 
 
 def test_each_clause_of_the_transport_runs_before_whole_buses() -> None:

@@ -14,11 +14,7 @@ except ImportError as error:
         f"eventbus_core.testing needs pytest and hypothesis ({error}): pip install 'eventbus-core[testing]'"
     ) from error
 else:
-    suites = ("bus", "directory", "disruption", "failure", "history", "transport")
-    pytest.register_assert_rewrite(
-        *(f"{__name__}.suite.{name}_suite" for name in suites),
-        *(f"{__name__}.simulation.{name}" for name in ("bare_nodes", "churn", "records", "streams", "world")),
-    )
+    pytest.register_assert_rewrite(f"{__name__}.suite", f"{__name__}.simulation")
 
 from eventbus_core.testing.inbox import Inbox
 from eventbus_core.testing.suite.backend_suite import BackendSuite

@@ -317,7 +317,7 @@ async def carry_out(uri: str, program: list[Operation], *, faults: bool = False,
     """
     Run *program* on fresh buses at *uri*, opened with *options*; raise if the results differ from the model.
 
-    With *faults*, frames may be doubled or misrouted, as long as no receiver notices.
+    With *faults*, frames may be doubled or reordered, as long as no receiver notices.
     """
     async with tasks() as group:
         world = World(uri, group, faults=faults, **options)
