@@ -283,6 +283,27 @@ async def test_frames_that_nobody_reads_are_left_at_the_server(
             group.cancel_scope.cancel()
 
 
+async def test_to_join_and_leave_asks_no_server_for_the_owners_of_slots(
+    well: RedisCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are known, and a line to another primary is closed with its last channel."""
+    asked: list[float] = []
+
+    async def refresh() -> None:
+        asked.append(monotonic())
+
+    async with reading(well.uri) as here:
+        monkeypatch.setattr(here.transport._topology, "refresh", refresh)
+        for lane in LANES:
+            await here.transport.join([lane])
+            await here.transport.leave([lane])
+            assert not here.transport._reader._lines
+        await here.transport.join(LANES)
+        await publish(here, LANES[0], b"still read")
+        await until(lambda: Frame(LANES[0], b"still read") in here.items, "the frame arrived")
+        assert not asked
+
+
 async def test_a_join_of_a_closed_transport_opens_no_line(well: RedisCluster) -> None:
     async with RedisClusterTransport(TransportURI.parse(well.uri), "n0") as opened:
         pass

@@ -229,7 +229,7 @@ class ClusterReader:
         owner = self._topology.owner(channel.slot)
         line = None if owner is None else self._line(owner)
         if channel.line is not line:
-            self._send_off(channel)
+            self._take_off(channel)
         channel.line, channel.refused = line, None
         if line is None:
             self._trouble.set()
@@ -237,16 +237,21 @@ class ClusterReader:
             line.add(channel)
 
     def _send_off(self, channel: Channel) -> None:
+        """Take *channel* off its line, and have several servers asked where it belongs."""
+        self._take_off(channel)
+        self._trouble.set()
+
+    def _take_off(self, channel: Channel) -> None:
         """Take *channel* off its line; it has none then."""
         if channel.line is not None:
             channel.line.remove(channel)
             channel.line = None
-        self._trouble.set()
 
     def _drop(self, channels: Sequence[Channel]) -> None:
         for channel in channels:
             self._channels.pop(channel.name, None)
-            self._send_off(channel)
+            self._take_off(channel)
+        self._close_empty_lines()
 
     def _new_channel(self, name: bytes, partition: Partition) -> Channel:
         slot = self._names.slot(partition)

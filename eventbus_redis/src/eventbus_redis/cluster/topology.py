@@ -49,7 +49,6 @@ class Topology:
         self._anyone = Server(uri, options, mode=CLUSTER, any_role=True)
         self._servers: dict[Address, Server] = {}
         self._known: set[Address] = set()
-        self._lock = asyncio.Lock()
         self._refreshed_at = -REFRESH_PAUSE
 
     def owner(self, slot: int) -> Address | None:
@@ -95,21 +94,17 @@ class Topology:
         """
         Ask several servers for the owners of all slots, and close all connections to servers that own none.
 
-        Callers at the same time share one question.
+        One call at a time; it waits until ``REFRESH_PAUSE`` has passed since the one before.
 
         Raises:
             TransportUnavailable: no server answers, or the cluster does not serve.
             ConfigurationError: a server refuses this node until its configuration or the user's rights change.
         """
-        asked_at = monotonic()
-        async with self._lock:
-            if asked_at < self._refreshed_at:
-                return
-            await asyncio.sleep(max(0.0, self._refreshed_at + REFRESH_PAUSE - monotonic()))
-            self._refreshed_at = monotonic()
-            view = await self.look()
-            self._slots.replace(view)
-            self._known = view.servers
+        await asyncio.sleep(max(0.0, self._refreshed_at + REFRESH_PAUSE - monotonic()))
+        self._refreshed_at = monotonic()
+        view = await self.look()
+        self._slots.replace(view)
+        self._known = view.servers
         primaries = set(self.primaries)
         for address in set(self._servers) - primaries:
             self._servers.pop(address).close(f"{address} is not the primary of any slot")
