@@ -286,6 +286,12 @@ async def test_a_stream_that_cannot_begin_releases_its_client() -> None:
         assert await bus.locate("alice") is None
 
 
+@pytest.mark.parametrize("topics", [[], ["room.1", "room.2"]])
+def test_a_stream_resumes_one_topic_only(topics: list[str]) -> None:
+    with pytest.raises(eventbus.ConfigurationError, match=f"one topic, but {len(topics)}"):
+        ClientEventStream(eventbus.connect().client("alice"), topics=topics, since="")
+
+
 def test_without_the_lifespan_it_says_so() -> None:
     with pytest.raises(eventbus.ConfigurationError, match="lifespan"):
         get_bus(HTTPConnection({"type": "http", "app": FastAPI(), "state": {}}))

@@ -12,6 +12,7 @@ from eventbus import (
     BusClosed,
     Client,
     ClientTakenOver,
+    ConfigurationError,
     Event,
     Gap,
     LimitExceeded,
@@ -50,9 +51,13 @@ class ClientEventStream(StreamingResponse):
     Args:
         client: is opened, and released at the end.
         topics: are subscribed to.
-        since: the ``Last-Event-ID`` of the request, or an empty text: the stream resumes one retained topic from there.
+        since: the ``Last-Event-ID`` of the request, or an empty text: the stream resumes its only topic, which is
+            retained, from there.
         encode: returns the data for an event.
         keep_alive: seconds after which a comment is sent, since proxies close connections that are silent.
+
+    Raises:
+        ConfigurationError: *since* is given with another number of topics than one.
     """
 
     def __init__(
@@ -66,7 +71,9 @@ class ClientEventStream(StreamingResponse):
     ) -> None:
         super().__init__(self._lines(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
         self._client = client
-        self._topics = topics
+        self._topics = list(topics)
+        if since is not None and len(self._topics) != 1:
+            raise ConfigurationError(f"'since' resumes one topic, but {len(self._topics)} are given: leave it out")
         self._since = since
         self._answer: Resumed | Gap | None = None
         self._encode = encode
