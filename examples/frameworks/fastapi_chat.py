@@ -26,7 +26,7 @@ async def chat(socket: WebSocket, name: Name, bus: Bus) -> None:
     client = bus.client(f"acme/{name}", linger=30.0)
 
     async def say(text: str | bytes) -> None:
-        await client.publish(ROOM, str(text))
+        await client.publish(ROOM, text if isinstance(text, str) else text.decode(errors="replace"))
 
     await serve_websocket(socket, client, say, topics=[ROOM])
 

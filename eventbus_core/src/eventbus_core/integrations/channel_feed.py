@@ -21,29 +21,30 @@ class ChannelFeed:
         self._attached = AttachedBus(bus)
         self._prefix = prefix
         self._channels: dict[str, str] = {}  # by topic, those subscribed to
-        self._bus: Bus | None = None
-        self._client: Client | None = None
+        self._joined: tuple[Bus, Client] | None = None
 
     async def open(self) -> None:
         """Join the bus; raises what opening a bus or claiming a client raises."""
-        self._bus = await self._attached.open()
+        bus = await self._attached.open()
         try:
-            self._client = await self._bus.client(f"{self._prefix}/{uuid4().hex}").open()
+            self._joined = bus, await bus.client(f"{self._prefix}/{uuid4().hex}").open()
         except BaseException:
             await self._attached.aclose()
             raise
 
     async def aclose(self) -> None:
         """Leave the bus."""
-        client, self._client = self._client, None
-        if client is not None:
-            await client.aclose()
-        await self._attached.aclose()
+        joined, self._joined = self._joined, None
         self._channels.clear()
+        try:
+            if joined is not None:
+                await joined[1].aclose()
+        finally:
+            await self._attached.aclose()
 
     async def subscribe(self, channels: Iterable[str]) -> None:
         """Receive *channels*; returns once what is published from now on will arrive."""
-        client = self._opened()
+        _, client = self._opened()
         for channel in channels:
             topic = self._topic(channel)
             await client.subscribe(topic)
@@ -51,14 +52,14 @@ class ChannelFeed:
 
     async def unsubscribe(self, channels: Iterable[str]) -> None:
         """Receive *channels* no more, not even what waits already."""
-        client = self._opened()
+        _, client = self._opened()
         for topic in map(self._topic, channels):
             self._channels.pop(topic, None)
             await client.unsubscribe(topic)
 
     async def publish(self, channels: Iterable[str], data: object) -> None:
         """Publish *data*, of any type that the bus can send, to each of *channels*."""
-        client = self._opened()
+        _, client = self._opened()
         for channel in channels:
             await client.publish(self._topic(channel), data)
 
@@ -68,7 +69,7 @@ class ChannelFeed:
 
         What was lost on the way is skipped: it is told to the hooks of the bus, and logged.
         """
-        client = self._opened()
+        _, client = self._opened()
         while True:
             event = await client.receive()
             channel = self._channels.get(event.type)
@@ -77,17 +78,13 @@ class ChannelFeed:
 
     async def history(self, channel: str, limit: int) -> list[Any]:
         """Return the data of the latest *limit* events of *channel*; raises ``TopicNotRetained`` if none are kept."""
-        self._opened()
-        return (
-            []
-            if self._bus is None
-            else [event.data for event in await self._bus.history(self._topic(channel), limit=limit)]
-        )
+        bus, _ = self._opened()
+        return [event.data for event in await bus.history(self._topic(channel), limit=limit)]
 
     def _topic(self, channel: str) -> str:
         return f"{self._prefix}.{quote(channel)}"
 
-    def _opened(self) -> Client:
-        if self._client is None:
+    def _opened(self) -> tuple[Bus, Client]:
+        if self._joined is None:
             raise BusClosed("the adapter is not open: start the application that it belongs to first")
-        return self._client
+        return self._joined
