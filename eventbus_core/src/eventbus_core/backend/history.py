@@ -93,11 +93,11 @@ class History(ABC):
     """
     Keeps the latest events of streams: entries, each with one event or more, under offsets without holes.
 
-    Each append and each read is atomic for its stream; a call works on different streams in any order. An event that was
-    appended is returned by every later read until it is beyond its retention: then no read returns it, and no offset is
-    used again in the same epoch, unless the broker lost it. Every method may be cancelled at every await, and may raise
-    :class:`TransportUnavailable`, and :class:`ConfigurationError` while the broker refuses until its configuration
-    changes.
+    Each append and each read is atomic for its stream; a call works on different streams in any order. An event that
+    was appended is returned by every later read until it is beyond its retention: then no read returns it, and no
+    offset is used again in the same epoch, unless the broker lost it. Every method may be cancelled at every await, and
+    may raise :class:`TransportUnavailable`, and :class:`ConfigurationError` while the broker refuses until its
+    configuration changes.
     """
 
     @abstractmethod
