@@ -13,9 +13,9 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 import eventbus
-from eventbus import Bus, BusClosed, Event
+from eventbus import Bus, BusClosed, Event, EventBusError
 from eventbus_core.testing.waiting import within_deadline
-from tests.support import DEADLINE, Hooked, Inbox, buses, fence, fresh_namespace, take, until
+from tests.support import DEADLINE, Hooked, Inbox, buses, fence, fresh_namespace, take, tasks, until
 
 request: ContextVar[object] = ContextVar("request", default="none")
 
@@ -134,6 +134,27 @@ async def test_a_plain_handler_may_raise_anything(uri: str) -> None:
             (2, "handler n ended with _Stop"),
         ]
         assert isinstance(errors[0][1].__cause__, _Stop)
+        await _check_alive(a, b)
+
+
+@pytest.mark.parametrize("kind", [_Stop, asyncio.CancelledError, GeneratorExit])
+async def test_what_match_raises_ends_the_wait(uri: str, kind: type[BaseException]) -> None:
+    def match(_event: Event) -> bool:
+        raise kind
+
+    async with buses(uri, 2) as (a, b), tasks() as group:
+        errors: list[EventBusError] = []
+
+        async def wait() -> None:
+            with pytest.raises(EventBusError, match=kind.__name__) as caught:
+                await b.wait_for("n", match=match)
+            errors.append(caught.value)
+
+        group.start_soon(wait)
+        await until(lambda: len(b._node.handlers) == 1)
+        await b.publish("n")
+        await until(lambda: len(errors) == 1)
+        assert isinstance(errors[0].__cause__, kind)
         await _check_alive(a, b)
 
 

@@ -15,7 +15,7 @@ from anyio import to_thread
 
 import eventbus
 from eventbus import Bus, Client, ConfigurationError
-from tests.support import DEADLINE, buses, fresh_namespace, take
+from tests.support import DEADLINE, Inbox, buses, fresh_namespace, take
 
 
 async def _names(bus: Bus) -> None:
@@ -72,6 +72,15 @@ async def test_calls_from_another_thread_raise_and_the_bus_goes_on(
         assert [event.data for event in await take(client, 1)] == [1]
         await a.send("@n1", "n")
         await a.flush()
+
+
+async def test_a_consumer_that_is_closed_from_another_thread_still_takes_events(
+    uri: str, anyio_backend_name: str
+) -> None:
+    async with buses(uri, 1) as (bus,), bus.queue("jobs").consume(inbox := Inbox()) as consumer:
+        await to_thread.run_sync(lambda: anyio.run(_raises, consumer.aclose, backend=anyio_backend_name))
+        await bus.queue("jobs").send("n", 1)
+        await inbox.got(1)
 
 
 async def test_handlers_are_added_and_removed_only_in_the_loop_of_the_bus(uri: str) -> None:

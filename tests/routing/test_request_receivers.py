@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 import eventbus
-from eventbus import Bus, Event, RequestFailed
+from eventbus import Bus, Event, EventDataError, RequestFailed
 from tests.support import DEADLINE, buses, publish_by, take, until
 
 ASKING = True
@@ -96,6 +96,14 @@ async def test_an_answered_request_does_not_fail_when_its_receiver_ends(uri: str
                 await bob.reply((await take(bob, 1))[0], number)
             await until(lambda: len(b._node.requests.taken.take_all()) == 0)
         await until(lambda: sorted(answers, key=str) == [0, 1])
+
+
+async def test_g5_a_request_fails_when_the_answer_could_not_be_sent_and_its_receiver_ends(uri: str) -> None:
+    async with buses(uri, 2) as (a, b), anyio.create_task_group() as group, b.client("bob") as bob:
+        group.start_soon(_fails, a, "bob", "released")
+        (request,) = await take(bob, 1)
+        with pytest.raises(EventDataError):
+            await bob.reply(request, object())
 
 
 async def test_g11_requests_that_are_never_answered_take_bounded_memory(uri: str) -> None:

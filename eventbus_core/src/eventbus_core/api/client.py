@@ -209,6 +209,7 @@ class Client(Messaging):
         self._node.state.check_place()
         self._check_held()
         await self._node.client_subscriptions.join(self._held, pattern)
+        self._check_held()  # it may have ended meanwhile
 
     async def unsubscribe(self, pattern: str) -> None:
         """Receive *pattern* no more; does nothing if the client is not subscribed to it."""

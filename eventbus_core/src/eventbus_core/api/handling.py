@@ -119,8 +119,8 @@ class Handling:
             try:
                 if match is None or match(event):
                     pending.settle(event)
-            except Exception as error:
-                pending.settle(error)
+            except BaseException as error:
+                pending.settle(self._node.services.contain("match of wait_for", error))
 
         handler = Handler(self._node.scheduler, check_pattern(pattern), settle)
         self._node.state.check_waiting()

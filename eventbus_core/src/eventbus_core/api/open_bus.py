@@ -9,7 +9,7 @@ from eventbus_core.api.handling import Handling
 from eventbus_core.api.inspection import Inspection
 from eventbus_core.api.messaging import Messaging
 from eventbus_core.api.queue import Queue
-from eventbus_core.errors import BusClosed
+from eventbus_core.errors import BusClosed, RequestTimeout
 from eventbus_core.mailbox.handlers import HandlerFunction
 from eventbus_core.model.names import check_identifier, node_address
 from eventbus_core.node.draining import DRAIN, Drain, check_over
@@ -80,13 +80,17 @@ class OpenBus(Messaging, Handling, Inspection):
             RequestTimeout: its node did not answer within *timeout* seconds.
             RequestFailed: its node cannot subscribe it, as the reason says, or is gone.
         """
-        self._node.state.check_waiting()
-        await self._node.client_subscriptions.change(client, pattern, timeout, subscribed=True)
+        await self._change(client, pattern, timeout, subscribed=True)
 
     async def unsubscribe(self, client: str, pattern: str, *, timeout: float = 5.0) -> None:
         """Undo :meth:`subscribe`, or a :meth:`Client.subscribe` of *client*; raises what the former does."""
+        await self._change(client, pattern, timeout, subscribed=False)
+
+    async def _change(self, client: str, pattern: str, timeout: float, *, subscribed: bool) -> None:
         self._node.state.check_waiting()
-        await self._node.client_subscriptions.change(client, pattern, timeout, subscribed=False)
+        what = f"the confirmation of the subscription of {client!r} to {pattern!r}"
+        with self._node.deadlines.within(timeout, lambda: RequestTimeout(what, timeout)):
+            await self._node.client_subscriptions.change(client, pattern, timeout, subscribed=subscribed)
 
     async def broadcast(
         self,

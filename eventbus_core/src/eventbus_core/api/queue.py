@@ -184,6 +184,7 @@ class Consumer:
 
         If this is cancelled, other consumers get them; the function may be running still.
         """
+        self._node.state.check_place()
         self._consumer.close()
         try:
             with suppress(BusClosed), self._node.deadlines.within(None):

@@ -91,6 +91,10 @@ class TopicFeed:
         reason = reading.verdict.reason or GapReason.TRIMMED
         return Gap(stream_of(self.topic), self._lane, missed, reason, earliest, self.token(reading.end))
 
+    def unreadable(self, events: int) -> Gap:
+        """Return what receivers are told of so many *events* that cannot be read."""
+        return Gap(stream_of(self.topic), self._lane, events)
+
     def drop_seams(self) -> None:
         """Forget the seams of readers that are gone, and do not read any more."""
         for mailbox in [mailbox for mailbox, seam in self.seams.items() if mailbox.closed and not seam.reading]:
@@ -298,21 +302,23 @@ class Feeds:
             self._hand_on(feed, order.caught_up(reading.end, reading.shares))
         elif verdict.reason is GapReason.TRIMMED:
             if missed := order.skip(verdict.after):
-                self._tell(feed, feed.gap(reading, missed), reading.end._replace(offset=verdict.after))
+                self._tell_lacking(feed, feed.gap(reading, missed), reading.end._replace(offset=verdict.after))
             self._hand_on(feed, order.caught_up(reading.end, reading.shares), verdict.after)
         else:
             feed.begin_again()
-            self._tell(feed, feed.gap(reading, 0))
+            self._tell_lacking(feed, feed.gap(reading, 0))
             self._hand_on(feed, order.reset(reading.end, reading.shares), verdict.after)
 
-    def _tell(self, feed: TopicFeed, gap: Gap, end: Position | None = None) -> None:
+    def _tell_lacking(self, feed: TopicFeed, gap: Gap, end: Position | None = None) -> None:
         """Tell the readers of *feed* of *gap*, but for those that read up to its *end* themselves."""
-        lacking = [mailbox for mailbox in self._match(feed.topic) if feed.lacks(mailbox, end)]
-        if lacking:
+        self._tell([mailbox for mailbox in self._match(feed.topic) if feed.lacks(mailbox, end)], gap)
+
+    def _tell(self, mailboxes: Sequence[Mailbox], gap: Gap) -> None:
+        if mailboxes:
             self.missed += gap.missed
-            self.gaps[gap.reason] += len(lacking)
+            self.gaps[gap.reason] += len(mailboxes)
             self._on_gap(gap)
-        for mailbox in lacking:
+        for mailbox in mailboxes:
             mailbox.tell(count_up(gap))
 
     def _hand_on(self, feed: TopicFeed, shares: Iterable[Share], after: int = 0) -> None:
@@ -328,19 +334,20 @@ class Feeds:
             self._work.notify()
 
     def _put(self, feed: TopicFeed, share: Share, after: int, mailboxes: Sequence[Mailbox]) -> None:
-        """Put the events of *share* above the offset *after* into *mailboxes*, a copy into each but the first."""
+        """
+        Put the events of *share* above the offset *after* into *mailboxes*, a copy into each but the first.
+
+        Those that cannot be read are a gap.
+        """
         feed.note(share, monotonic())
-        try:
-            events = share.unpack(stream_of(feed.topic), after, feed.anchor)
-        except FrameError as error:
-            self._rejections.add(error.kind, error)
-            return
-        if not events:
-            return
-        for place, mailbox in enumerate(mailboxes):
+        events, missing = share.unpack(stream_of(feed.topic), after, feed.anchor)
+        for place, mailbox in enumerate(mailboxes if events else ()):
             if mailbox.closed:
                 continue
             self.deliveries += len(events)
             mailbox.put(list(map(copy_event, events)) if place else list(events), len(share.body), None)
             if mailbox.count > self._max_waiting:  # no sender waits for it: the bounds apply at once
                 mailbox.let_go()
+        if missing:
+            self._rejections.add("malformed", f"{missing:,} events of the stream {stream_of(feed.topic)!r}")
+            self._tell([mailbox for mailbox in mailboxes if not mailbox.closed], feed.unreadable(missing))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from struct import Struct
 from typing import Final, NamedTuple
 
 import msgspec
+from msgspec.structs import astuple
 
 from eventbus_core.backend import Entry, Position
 from eventbus_core.errors import FrameError
@@ -49,23 +50,19 @@ class Share(NamedTuple):
         """The position behind the last event."""
         return Position(self.epoch, self.last, self.fingerprint)
 
-    def unpack(self, stream: str, after: int, anchor: Mark | None) -> list[RetainedEvent]:
+    def unpack(self, stream: str, after: int, anchor: Mark | None) -> tuple[list[RetainedEvent], int]:
         """
-        Return those events whose offset is above *after*, with their positions; none if the entry was forged.
+        Return those events whose offset is above *after*, with their positions, and how many others there are.
 
-        Raises:
-            FrameError: the body is not an array of so many events of *stream*.
+        The others cannot be read, or were forged.
         """
-        if self.body == REJECTED_BODY:
-            return []
-        try:
-            events = _decode(self.body)
-        except UNREADABLE as error:
-            raise FrameError("malformed", f"retained events: {error}") from error
-        if len(events) != self.events or any(event.target != stream for event in events):
-            raise FrameError("malformed", f"an entry of {stream} holds other events than it says")
         origin = Origin(tag_of(stream), self.epoch, self.fingerprint, anchor)
-        return [place(event, origin, offset) for offset, event in enumerate(events, self.first) if offset > after]
+        events = [
+            place(event, origin, offset)
+            for offset, event in enumerate(_unpack(self.body, self.events), self.first)
+            if event is not None and offset > after and event.target == stream
+        ]
+        return events, self.last - max(after, self.first - 1) - len(events)
 
 
 class ShareMessage(msgspec.Struct, array_like=True, frozen=True):
@@ -92,11 +89,23 @@ def pack_events(events: Sequence[bytes]) -> bytes:
 
 def unpack_salvaged(body: bytes, count: int) -> Sequence[Event | None]:
     """Return the *count* events of a share's *body*; ``None`` for each that cannot be read, or was forged."""
+    return _salvaged(body, count, _decode_plain) or [None] * count
+
+
+def _unpack(body: bytes, count: int) -> Iterator[RetainedEvent | None]:
+    for event in _salvaged(body, count, _decode):
+        yield event if event is None or isinstance(event, RetainedEvent) else RetainedEvent(*astuple(event))
+
+
+def _salvaged(body: bytes, count: int, decode: Callable[[bytes], Sequence[Event]]) -> Sequence[Event | None]:
+    """Return the *count* events of *body*, ``None`` for each that cannot be read; nothing if they are not so many."""
+    if body == REJECTED_BODY or count > len(body):
+        return []
     try:
-        events: Sequence[Event | None] = [] if body == REJECTED_BODY else _decode_plain(body)
+        events: Sequence[Event | None] = decode(body)
     except UNREADABLE:
         events = salvage_events(body[_ARRAY.size :], count)
-    return events if len(events) == count else [None] * count
+    return events if len(events) == count else []
 
 
 def decode_share(raw: bytes) -> Share:
@@ -110,7 +119,7 @@ def decode_share(raw: bytes) -> Share:
         message = _decode_message(raw)
     except UNREADABLE as error:
         raise FrameError("malformed", f"a share of retained events: {error}") from error
-    if not 0 < message.events <= message.last:
+    if not 0 < message.events <= message.last or 0 < len(message.body) < message.events:
         raise FrameError("malformed", f"a share of {message.events} events up to number {message.last}")
     return Share(message.epoch, message.last, message.fingerprint, message.events, message.body)
 

@@ -122,7 +122,7 @@ class TopicHistory:
         if reading is None:
             return []
         after, stream = reading.verdict.after, stream_of(topic)
-        return [event for share in reading.shares for event in share.unpack(stream, after, None)]
+        return [event for share in reading.shares for event in share.unpack(stream, after, None)[0]]
 
     async def _read(self, feed: TopicFeed, since: str) -> Reading:
         stream = stream_of(feed.topic)

@@ -69,6 +69,8 @@ class ClientSubscriptions:
         """
         Give *held*, a client of this node, the topics that match *pattern*; return once they arrive.
 
+        Or once *held* has ended, or another call has unsubscribed it.
+
         Raises:
             InvalidName: *pattern* is none.
             LimitExceeded: the client or its node has as many patterns as it may.
@@ -118,7 +120,9 @@ class ClientSubscriptions:
         change = SubscriptionChange(check_client(client), check_pattern(pattern), subscribed)
         for _ in range(MAX_MOVES):
             if (held := self._clients.get(client)) is not None:
-                return await self._apply(held, change)
+                if await self._apply(held, change):
+                    return
+                continue
             owner = await self._locator.locate(client)
             if owner is None:
                 break
@@ -128,27 +132,25 @@ class ClientSubscriptions:
             if changed.error:
                 raise RequestFailed(client, changed.error)
             if changed.found:
-                return None
+                return
         raise ClientNotFound(client)
 
-    async def _apply(self, held: HeldClient, change: SubscriptionChange) -> None:
+    async def _apply(self, held: HeldClient, change: SubscriptionChange) -> bool:
+        """Do what *change* asks for; return whether this node still holds the client by *held*."""
         if change.subscribed:
             await self.subscribe(held, change.pattern)
         else:
             self.unsubscribe(held, change.pattern)
+        return held.ended is None
 
     def _take(self, request: Event) -> None:
         change = request.decode(SubscriptionChange)
         self._services.start(partial(self._serve, request, change))
 
     async def _serve(self, request: Event, change: SubscriptionChange) -> None:
-        changed = SubscriptionChanged(found=True)
+        held = self._clients.get(change.client)
         try:
-            held = self._clients.get(change.client)
-            if held is None:
-                changed = SubscriptionChanged(found=False)
-            else:
-                await self._apply(held, change)
+            changed = SubscriptionChanged(found=held is not None and await self._apply(held, change))
         except EventBusError as error:
             changed = SubscriptionChanged(found=True, error=str(error))
         self._channel.answer(request, SUBSCRIBE, changed)

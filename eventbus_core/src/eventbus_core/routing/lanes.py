@@ -62,19 +62,20 @@ class Lanes:
         """Count one subscriber less of each of *lanes*."""
         self._wanted.subtract(lanes)
         self._work.notify()
+        self._changed.notify()
 
     async def joined(self, lanes: Iterable[int] | None = None) -> None:
         """
-        Return once every one of *lanes*, or every one wanted now, is joined.
+        Return once every one of *lanes*, or every one wanted now, is joined, or not wanted any more.
 
         Raises:
             ConfigurationError: the broker refuses one of them until its configuration changes.
         """
         needed = set(+self._wanted if lanes is None else lanes)
         self._retry(needed)
-        while not needed <= self._joined:
+        while missing := {lane for lane in needed - self._joined if self._wanted[lane] > 0}:
             await self._changed.wait()
-            if refused := needed & self._refused.keys():
+            if refused := missing & self._refused.keys():
                 raise fresh_copy(self._refused[min(refused)])
 
     def retry(self) -> None:

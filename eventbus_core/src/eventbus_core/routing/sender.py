@@ -190,10 +190,13 @@ class Sender:
         check_seconds("timeout", timeout)
         if request.reply_to is None:
             raise EventBusError(f"{request!r} is not a request: its sender does not wait for an answer; use send")
-        self._requests.taken.discard(request.id)
         route = self._routes.get(request.reply_to)
         event, size = self._event(source, request.reply_to, request.type, data, headers, route, None, None, request.id)
-        return sent(event, self._router.send(event, size, route, timeout))
+        wait = self._router.send(event, size, route, timeout)
+        if wait is None:
+            self._requests.taken.discard(request.id)
+            return event.id
+        return self._replied(request.id, event.id, wait)
 
     def event(
         self,
@@ -209,6 +212,11 @@ class Sender:
         check_seconds("timeout", timeout)
         until = None if expires is None else expiry(expires)
         return self._event(source, target, check_topic(type), data, headers, None, until)
+
+    async def _replied(self, request: str, id: str, wait: Coroutine[Any, Any, None]) -> str:
+        await wait
+        self._requests.taken.discard(request)  # not sooner: the sender of the request must learn if this fails
+        return id
 
     def _publish_each(
         self,

@@ -71,7 +71,11 @@ class Subscriptions:
             self.lanes.unwant(self._lanes_of(pattern))
 
     async def joined(self, pattern: str) -> None:
-        """Return once every event that matches *pattern* and is published from now on will arrive."""
+        """
+        Return once every event that matches *pattern* and is published from now on will arrive.
+
+        Or once no receiver of this node is subscribed to *pattern* any more.
+        """
         await self.lanes.joined(self._lanes_of(pattern))
 
     def _lanes_of(self, pattern: str) -> Collection[int]:
