@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections import Counter
 from itertools import pairwise
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 import eventbus
 from eventbus import Bus, NamespaceMismatch, Retention
+from eventbus_core.wrappers.seal import Seals
 from eventbus_core.wrappers.sealed import SealedTransport
 from tests.security.test_seals import FOREIGN, FORMS, NEW, OLD
 from tests.support import DEADLINE, Inbox, buses, fence, fresh_namespace, take, until
@@ -138,3 +140,23 @@ async def test_retained_topics_are_sealed(uri: str, encrypt: bool) -> None:
             await back.subscribe("chat.1", since=token)
             assert [event.data for event in await take(back, 3)] == [2, 3, 4]
         assert not two.stats().refused
+
+
+@FORMS
+async def test_a_frame_is_sealed_once_whether_or_not_the_transport_can_write_at_once(
+    uri: str, encrypt: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sealed: Counter[bytes] = Counter()
+    seal = Seals.seal
+
+    def counted(self: Seals, context: bytes, content: bytes) -> bytes:
+        sealed[content] += b"lone.event" in content
+        return seal(self, context, content)
+
+    monkeypatch.setattr(Seals, "seal", counted)
+    async with buses(uri, 2, secret=NEW, encrypt=encrypt) as (a, b), b.client("bob", handler=(inbox := Inbox())):
+        for number in range(20):
+            await a.send("bob", "lone.event", number)
+            await inbox.got(number + 1)
+    assert Counter(sealed.values())[1] == 20
+    assert max(sealed.values()) == 1
