@@ -96,6 +96,16 @@ async def call_from_elsewhere(bus: eventbus.Bus) -> None:
         assert_type(alice, eventbus.PortalClient)
         assert_type(await alice.receive(), eventbus.Event)
         assert_type(await alice.ended(), eventbus.EventBusError)
+    async with portal.queue("jobs").consume() as jobs:
+        assert_type(jobs, eventbus.PortalConsumer)
+        assert_type(await jobs.receive(), eventbus.Event)
+    async with bus.queue("jobs").consume() as consumer:
+        assert_type(await consumer.receive(), eventbus.Event)
+        async for event in consumer:
+            assert_type(event, eventbus.Event)
+    with eventbus.connect_blocking().queue("jobs").consume() as blocking:
+        assert_type(blocking.receive(1.0), eventbus.Event)
+    assert_type(await eventbus.ProcessBus("memory://", lease=5.0).open(), eventbus.Portal)
     assert_type(eventbus.connect_blocking().portal(), eventbus.Portal)
     buffers = eventbus.Buffers[bytes](100, expiry=60.0)
     assert_type(buffers.put("alice", b""), bool)

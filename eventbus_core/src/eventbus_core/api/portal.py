@@ -300,7 +300,17 @@ class PortalQueue(_Ported):
         self._inner: Queue = queue
         self.name = queue.name
 
-    send = carried(Queue.send)
+    async def send(
+        self,
+        type: str,
+        data: object = None,
+        *,
+        headers: Headers | None = None,
+        expires: float | None = None,
+        timeout: float | None = None,
+    ) -> str:
+        """Send an event to one consumer; see :meth:`Queue.send`."""
+        return await self._entry.run_at_once(partial(self._inner._send, type, data, headers, expires, timeout))
 
     @property
     def waiting(self) -> int:

@@ -16,7 +16,7 @@ from eventbus_core.model.names import check_client
 from eventbus_core.model.quoting import quote
 from eventbus_core.node.node import LocalNode
 from eventbus_core.node.queue_consumer import QueueConsumer, QueueReceiver
-from eventbus_core.routing.sender import Headers
+from eventbus_core.routing.sender import Headers, Sent
 
 CONSUMERS: Final = "queue"
 """The tenant of the clients that consume."""
@@ -83,13 +83,18 @@ class Queue:
             LimitExceeded: the queue is retained, and this node sent to ``max_retained_topics`` lately.
             ConfigurationError: the queue is retained, and the broker refuses the event.
         """
+        sent = self._send(type, data, headers, expires, timeout)
+        return sent if isinstance(sent, str) else await sent
+
+    def _send(
+        self, type: str, data: object, headers: Headers | None, expires: float | None, timeout: float | None
+    ) -> Sent:
         history = self._node.history
         if history is not None and (retention := history.queues.retention(self.name)) is not None:
-            return await history.queues.sender.enqueue(
+            return history.queues.sender.enqueue(
                 self._bus._source, self.name, retention, type, data, headers, expires, timeout
             )
-        sent = self._node.queues.send(self._bus._source, self.name, type, data, headers, expires, timeout)
-        return sent if isinstance(sent, str) else await sent
+        return self._node.queues.send(self._bus._source, self.name, type, data, headers, expires, timeout)
 
     @property
     def waiting(self) -> int:
