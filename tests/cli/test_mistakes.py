@@ -82,6 +82,8 @@ WITHOUT_A_BUS: list[Row] = [
     (f"nodes --uri={DOWN}", 2, "cannot be reached"),
     (f"clients --uri {DOWN}", 2, "cannot be reached"),
     (f"top --uri {DOWN}", 2, "cannot be reached"),
+    (f"drain --uri {DOWN} server-1", 2, "cannot be reached"),
+    (f"drain --over 3 --uri={DOWN} server-1 --json", 2, "cannot be reached"),
     (f"explain acme/alice --uri {DOWN}", 2, "cannot be reached"),
     (f"tail --uri {DOWN}", 2, "cannot be reached"),
     (f"publish order.x --uri {DOWN}", 2, "cannot be reached"),

@@ -55,9 +55,18 @@ class UriCommand(TyperCommand):
     """A command whose last argument is the URI; it accepts it as ``--uri`` too, like the other commands."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse *args* after making ``--uri URI`` an argument."""
-        plain = [arg.removeprefix("--uri=") for arg in args if arg != "--uri"]
-        return super().parse_args(ctx, plain)
+        """Parse *args* after making ``--uri URI`` the last argument, wherever it stands."""
+        plain: list[str] = []
+        named: list[str] = []
+        words = iter(args)
+        for word in words:
+            if word == "--uri":
+                named.append(next(words, ""))
+            elif word.startswith("--uri="):
+                named.append(word.removeprefix("--uri="))
+            else:
+                plain.append(word)
+        return super().parse_args(ctx, [*plain, *named])
 
 
 app = typer.Typer(
