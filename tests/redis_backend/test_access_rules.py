@@ -124,6 +124,11 @@ async def test_the_rights_are_enough(name: str, tmp_path: Path) -> None:
             done = await anyio.to_thread.run_sync(lambda: run("doctor", mine, "--json"))
             assert {row["level"] for row in json.loads(done.stdout) if "rights" in row["check"]} == {"ok"}
             assert not refusals(servers + sentinels)
+            user = grant(rules(uri, "--role", "doctor", "--node", "web-9"), servers, sentinels)
+            own = login(uri, user, sentinel=bool(sentinels)) + ("&" if sentinels else "?") + "node=web-9"
+            done = await anyio.to_thread.run_sync(lambda: run("doctor", own, "--json"))
+            assert {"connection", "round trip", "namespace"} <= {row["check"] for row in json.loads(done.stdout)}
+            assert not refusals(servers + sentinels)
 
 
 async def test_each_right_is_needed(redis_server: RedisServer) -> None:

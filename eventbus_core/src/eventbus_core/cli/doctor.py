@@ -56,19 +56,20 @@ def doctor_command(uri: UriArgument, as_json: AsJson = False) -> None:
 
 
 async def _examine(uri: str) -> list[Finding]:
-    findings = await examine_broker(partial(_transport, uri, visitor_name()))
+    findings = await examine_broker(partial(_transport, TransportURI.parse(uri), visitor_name()))
     if any(finding.level == "error" and finding.check == "connection" for finding in findings):
         return findings
     return [*findings, *await _namespace(uri)]
 
 
-def _transport(uri: str, name: str, suffix: str) -> Transport:
-    parsed = TransportURI.parse(uri)
-    kind = load_backend(parsed.scheme)
+def _transport(uri: TransportURI, visitor: str, suffix: str) -> Transport:
+    """Return a transport as the node that *uri* names, since its user may have the rights of no other."""
+    kind = load_backend(uri.scheme)
     known = option_names(kind.Options)
-    options = {name: value for name, value in parsed.options.items() if name in known}
-    namespace = str(parsed.options.get("namespace", parsed.namespace))
-    return kind(attrs.evolve(parsed, namespace=namespace, options=options), name + suffix)
+    options = {name: value for name, value in uri.options.items() if name in known}
+    namespace = str(uri.options.get("namespace", uri.namespace))
+    node = str(uri.options.get("node", visitor + suffix))
+    return kind(attrs.evolve(uri, namespace=namespace, options=options), node)
 
 
 async def _namespace(uri: str) -> list[Finding]:

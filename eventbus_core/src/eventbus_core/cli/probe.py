@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable
 from time import perf_counter
 from typing import Final
 
 import anyio
 
-from eventbus_core.backend import Finding, Frame, Transport, node_partition
+from eventbus_core.backend import Finding, Frame, Partition, Transport, lane_partition
 from eventbus_core.errors import EventBusError, TransportUnavailable
 
 ROUND_TRIPS: Final = 200
 FRAME_SIZE: Final = 100
 ROUND_TRIP_TIMEOUT: Final = 5.0
 SLOW_ROUND_TRIP: Final = 0.05
+FIRST_UNUSED_LANE: Final = 65_536
+UNUSED_LANES: Final = 100_000_000
+"""Lanes that no bus has: frames there disturb no node, and the user of a node may listen to every lane."""
 
 
 async def examine_broker(make: Callable[[str], Transport]) -> list[Finding]:
     """
-    Return the findings about a broker; *make* returns a transport to it, with the given ending of the node id.
+    Return the findings about a broker; *make* returns a transport to it, with the given ending of the node id if it is
+    free to choose one.
 
     ``connection`` comes first, then the findings of the backend, then ``round trip`` if there is a connection.
     """
@@ -44,9 +49,10 @@ def _no_connection(error: EventBusError) -> Finding:
 
 
 async def _round_trip(transport: Transport, peer: Transport) -> Finding:
+    partition = lane_partition(FIRST_UNUSED_LANE + secrets.randbelow(UNUSED_LANES))
     try:
         with anyio.fail_after(ROUND_TRIP_TIMEOUT):
-            times = await _times(transport, peer)
+            times = await _times(transport, peer, partition)
     except TimeoutError:
         hint = "check the load of the broker, and whether a proxy or firewall cuts connections"
         return Finding(
@@ -56,7 +62,7 @@ async def _round_trip(transport: Transport, peer: Transport) -> Finding:
         return Finding("round trip", "error", str(error))
     times.sort()
     half, most = times[len(times) // 2], times[len(times) * 99 // 100]
-    server = transport.route(node_partition(peer.node))
+    server = transport.route(partition)
     detail = f"p50 {half * 1000:.2f} ms, p99 {most * 1000:.2f} ms for {ROUND_TRIPS} frames of {FRAME_SIZE} bytes"
     detail += f" by way of {server}" if server else ""
     if most > SLOW_ROUND_TRIP:
@@ -64,9 +70,8 @@ async def _round_trip(transport: Transport, peer: Transport) -> Finding:
     return Finding("round trip", "ok", detail)
 
 
-async def _times(transport: Transport, peer: Transport) -> list[float]:
-    """Return how long each frame took from *transport* through the broker to *peer*, in seconds."""
-    partition = node_partition(peer.node)
+async def _times(transport: Transport, peer: Transport, partition: Partition) -> list[float]:
+    """Return how long each frame to *partition* took from *transport* through the broker to *peer*, in seconds."""
     await peer.join([partition])
     arriving = peer.receive()
     times = []
