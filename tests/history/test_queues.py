@@ -345,6 +345,27 @@ async def test_a_dispatcher_that_closes_leaves_what_comes_back_to_the_next(uri: 
             await inbox.got(1)
 
 
+async def test_a_dispatcher_that_closes_waits_for_nothing_once_another_node_dispatches(uri: str) -> None:
+    async with buses(uri, 1, retain_queues=RETAIN, lease=LEASE) as (c,), tasks() as group:
+        options: dict[str, Any] = {"namespace": c.namespace, "retain_queues": RETAIN, "lease": LEASE}
+        desk, a = Desk(), eventbus.connect(uri, close_timeout=10 * DEADLINE, **options)
+
+        async def take_over() -> None:
+            await until(lambda: a._node.dispatchers._withdrawn)  # type: ignore[union-attr]
+            async with c.client("queue-dispatcher/jobs"):
+                await anyio.sleep_forever()
+
+        with within_deadline("the dispatcher has closed"):
+            async with a:
+                async with a.queue("jobs").consume(Desk()):
+                    await until(lambda: "jobs" in a._node.dispatchers._active)  # type: ignore[union-attr]
+                await c.queue("jobs").consume(desk).open()
+                await c.queue("jobs").send("n", 1)
+                await until(lambda: bool(desk.begun))
+                group.start_soon(take_over)
+        desk.permit()
+
+
 async def test_events_that_the_broker_lost_do_not_hide_later_ones(redis_server: RedisServer) -> None:
     """Their offsets come again; the next dispatcher knows of handled events that the history has no more."""
     async with buses(redis_server.uri, 1, retain_queues=RETAIN) as (a,):

@@ -46,7 +46,7 @@ class QueueDispatcher:
         self._progress = QueueProgress()
         self._more = False  # the history has events that were not read
         self._done_count = self._recorded_count = 0  # events handled, and gaps told; the history knows the latter
-        self._withdrawn = False
+        self._withdrawn = self._closed = False
         self._changed = Notifier()
 
     async def run(self) -> None:
@@ -59,6 +59,8 @@ class QueueDispatcher:
     def close(self) -> None:
         """Leave what is not handled to the next dispatcher; after :meth:`run` has ended."""
         self._streams.queues.end_dispatch(self._name)
+        self._closed = True
+        self._changed.notify()
 
     def wake(self) -> None:
         """Read the history: it has more."""
@@ -72,10 +74,14 @@ class QueueDispatcher:
         self._changed.notify()
 
     async def finished(self) -> None:
-        """Return once every event that was handed out is handled, and the history knows; after :meth:`withdraw`."""
+        """
+        Return once every event that was handed out is handled, and the history knows; after :meth:`withdraw`.
+
+        After :meth:`close`, that is for the next dispatcher.
+        """
         while len(self._work):
             await self._work.wait_for_progress()
-        while self._recorded_count < self._done_count:
+        while self._recorded_count < self._done_count and not self._closed:
             await self._changed.wait()
 
     async def _resumed(self) -> QueueProgress:

@@ -228,6 +228,7 @@ class WorkQueue:
         lost = [job for job in jobs if job.ended is None]
         for job in lost:
             self._end(job, Reason.BUS_CLOSED)
+        self._progress.notify()
         return len(lost)
 
     def _make_free(self, consumer: KnownConsumer) -> None:
