@@ -226,7 +226,7 @@ async def test_unhandled_events_of_a_stream_that_is_gone_are_told(redis_server: 
 
 async def test_a_dispatcher_that_may_have_lost_its_lease_hands_nothing_out(uri: str) -> None:
     """It notes nothing either, until the directory has confirmed that the queue is still its own."""
-    async with buses(uri, 3, retain_queues=RETAIN, lease=LEASE) as (a, b, c):
+    async with buses(uri, 3, retain_queues=RETAIN, lease=10 * DEADLINE) as (a, b, c):
         desk, renew, asked, go_on = Desk(), b._node.directory.renew, anyio.Event(), anyio.Event()
 
         async def renew_late() -> bool:
@@ -258,14 +258,11 @@ async def test_a_dispatcher_that_may_have_lost_its_lease_hands_nothing_out(uri: 
 
 async def test_a_dispatcher_that_claims_again_begins_with_what_is_noted(uri: str) -> None:
     """Another node dispatched while it hung, and has closed since: what that one noted does not come again."""
-    async with buses(uri, 2, retain_queues=RETAIN, lease=LEASE) as (b, c):
+    async with buses(uri, 2, retain_queues=RETAIN, lease=10 * DEADLINE) as (b, c):
         desk, dispatchers = Desk(), b._node.dispatchers
         assert dispatchers is not None
         assert b._node.history is not None
-        async with b.queue("jobs").consume(Desk()) as own:
-            await until(lambda: "jobs" in dispatchers._active)
-            await own.aclose()
-        async with c.queue("jobs").consume(desk), b.queue("jobs").consume(desk):
+        async with b.queue("jobs").consume(desk, concurrency=2):
             for number in range(5):
                 await c.queue("jobs").send("n", number)
             await until(lambda: len(desk.begun) == 2 and b.stats().queued_events == 5)
