@@ -605,6 +605,10 @@ async def test_calls_that_wait_learn_of_the_end_of_their_consumer(uri: str) -> N
             await consumer.aclose()
             await until(lambda: len(errors) == 1)
         await until(lambda: len(errors) == 2)
+        with pytest.raises(BusClosed, match=r"^consumer 'queue/jobs\..*' is not open"):
+            await consumer.receive()
+        with pytest.raises(BusClosed, match=r"^consumer 'queue/jobs\..*' cannot be opened again"):
+            await consumer.open()
         async with b.queue("jobs").consume(Inbox()) as calling:
             with pytest.raises(eventbus.EventBusError, match="calls a function with its events"):
                 await calling.receive()

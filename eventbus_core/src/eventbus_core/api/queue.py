@@ -156,6 +156,8 @@ class Consumer:
             LimitExceeded: this node holds as many clients as it may.
             NodeDraining: the node drains.
         """
+        if self._client._entered or self._client._stopped:
+            raise BusClosed(f"consumer {self.name!r} cannot be opened again; make another")
         await self._client.open()
         self._client._check_held()  # it may have ended since its claim, if it is retained
         self._node.consumers.open(self._consumer)
@@ -174,7 +176,12 @@ class Consumer:
         """
         if self._receiver is None:
             raise EventBusError(f"consumer {self.name!r} calls a function with its events; they cannot be received")
-        return await self._receiver.receive(self._client._check_held)
+        return await self._receiver.receive(self._check_open)
+
+    def _check_open(self) -> None:
+        if self._client._stopped or not self._client._entered:
+            raise BusClosed(f"consumer {self.name!r} is not open: open it with 'async with queue.consume()'")
+        self._client._check_held()
 
     def __aiter__(self) -> Self:
         return self
