@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from typing import ClassVar
 
@@ -34,7 +33,7 @@ class MemoryTransport(Transport):
         self.history = MemoryHistory(self._open_hub)
         self._hub: Hub | None = None
         self._joined: set[Partition] = set()
-        self._frames: deque[Frame] = deque()
+        self._frames: list[Frame] = []
         self._arrival = anyio.Event()
 
     async def open(self) -> None:
@@ -70,8 +69,9 @@ class MemoryTransport(Transport):
 
     async def receive(self) -> AsyncIterator[Frame | Interrupted]:
         while self._hub is not None:
-            while self._frames:
-                yield self._frames.popleft()
+            frames, self._frames = self._frames, []
+            for frame in frames:
+                yield frame
             self._arrival = type(self._arrival)()  # as anyio.Event() does, for a tenth of the time
             if not self._frames and self._hub is not None:
                 await self._arrival.wait()

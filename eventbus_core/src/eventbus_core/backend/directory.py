@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
+from typing import NamedTuple
 
 import attrs
 
@@ -66,8 +67,7 @@ class Claim:
     previous: Owner | None = None
 
 
-@attrs.frozen
-class Node:
+class Node(NamedTuple):
     """A live node: its id, its incarnation, and the seconds its lease has left."""
 
     id: str

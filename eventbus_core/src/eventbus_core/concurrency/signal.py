@@ -19,11 +19,11 @@ class Signal(Generic[P]):
     __slots__ = ("_functions",)
 
     def __init__(self) -> None:
-        self._functions: list[Callable[P, object]] = []
+        self._functions: tuple[Callable[P, object], ...] = ()  # most have none or one
 
     def connect(self, function: Callable[P, object]) -> None:
         """Call *function*, too, from now on."""
-        self._functions.append(function)
+        self._functions += (function,)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> None:
         """Call every connected function; an exception of one is raised here."""

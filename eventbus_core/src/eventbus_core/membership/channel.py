@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from time import monotonic
 from typing import Final
 
@@ -41,19 +42,12 @@ class ControlChannel:
         self.batch_ended: Signal[[]] = Signal()
         self._in_batch = False
         self._handlers: dict[str, Callable[[Event], None]] = {}
+        self._budgets: dict[str, Budget] = {}  # for the queries that came so far, by their type
         self._on_answer: Callable[[Event], None] = lambda _answer: None
 
     def on_query(self, type: str, handler: Callable[[Event], None], limit: int = QUERIES_PER_SECOND) -> None:
         """Do what :meth:`on` does, at most *limit* times a second for each node that asks; more are rejected."""
-        budget = Budget(limit)
-
-        def answer(message: Event) -> None:
-            if budget.allows(message.source, monotonic()):
-                handler(message)
-            else:
-                self._rejections.add(THROTTLED, f"{message.source!r} sends more than {limit:,} {type} a second")
-
-        self.on(type, answer)
+        self.on(type, partial(self._answer_within, limit, handler))
 
     def on(self, type: str, handler: Callable[[Event], None]) -> None:
         """Dispatch messages of *type* to *handler*, which raises :class:`EventDataError` for data it cannot read."""
@@ -80,6 +74,15 @@ class ControlChannel:
         taken = self.take(event)
         self.end_batch()
         return taken
+
+    def _answer_within(self, limit: int, handler: Callable[[Event], None], query: Event) -> None:
+        budget = self._budgets.get(query.type)
+        if budget is None:
+            budget = self._budgets[query.type] = Budget(limit)
+        if budget.allows(query.source, monotonic()):
+            handler(query)
+        else:
+            self._rejections.add(THROTTLED, f"{query.source!r} sends more than {limit:,} {query.type} a second")
 
     def end_batch(self) -> None:
         """Note that no further message has come; the caller must not suspend between :meth:`take` and this."""
