@@ -11,7 +11,7 @@ from tests.support import until
 
 NODES = 20
 
-MOST_TASKS = 7
+MOST_TASKS = 2
 """Of an idle node: each takes about 5 KiB."""
 
 # Of each pair: a question to all nodes that the other receives, and an answer. Nodes that join together both ask.

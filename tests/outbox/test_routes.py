@@ -168,6 +168,19 @@ async def test_frames_of_a_server_that_hangs_go_to_the_one_that_takes_over() -> 
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_writer_that_has_rested_is_replaced_by_another() -> None:
+    async with buses(URI, lease=60.0) as (a, b):
+        inbox = listen(b)
+        await b.ready()
+        for number in range(2):
+            await until(lambda: not a._node.outbox._routes, "all writers have ended")
+            for topic in TOPICS.values():
+                await a.publish(topic, number)
+            await inbox.got((number + 1) * len(TOPICS))
+        assert inbox.data == [0] * len(TOPICS) + [1] * len(TOPICS)
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_a_bus_closes_while_a_server_hangs_and_reports_what_it_gives_up() -> None:
     lost = Hooked()
     async with buses(URI, 1, lease=60.0) as (b,):

@@ -67,15 +67,15 @@ class ServiceGroup:
                 context.run(_sniffio.current_async_library_cvar.set, self._library)
             context.run(group.start_soon, self._run, service)
 
-    async def run_in(self, group: TaskGroup) -> None:
-        """Start waiting services, and all later ones, in *group*, until it is cancelled; from then on start none."""
+    async def run_in(self, group: TaskGroup, body: Service = anyio.sleep_forever) -> None:
+        """Start waiting services, and all later ones, in *group*, while *body* runs; from then on start none."""
         self._group = group
         self._library = None if _sniffio is None else _sniffio.current_async_library()
         early, self._early = self._early, []
         for service, context in early:
             self.start(service, context)
         try:
-            await anyio.sleep_forever()  # a group without tasks takes no more on trio
+            await body()
         finally:
             self._over = True
 

@@ -16,6 +16,7 @@ from anyio.lowlevel import checkpoint
 
 from eventbus_core.concurrency.notifier import Notifier
 from eventbus_core.concurrency.service_group import Service, ServiceGroup
+from eventbus_core.concurrency.worker import Worker
 from eventbus_core.mailbox.limits import MailboxLimits
 from eventbus_core.mailbox.loss_markers import LOSS, loss_of
 from eventbus_core.mailbox.mailbox import Mailbox
@@ -60,8 +61,7 @@ class HandlerScheduler:
     ) -> None:
         self.node = node
         self.limits = limits
-        self.until = 0.0
-        self.failures = 0
+        self.until, self.failures = 0.0, 0
         self.contain = services.contain
         self.on_loss = on_loss
         self.on_request = on_request
@@ -69,7 +69,9 @@ class HandlerScheduler:
         self._services = services
         self._group: TaskGroup | None = None
         self._early: list[tuple[Service, Context]] = []
-        self._ended = anyio.Event()
+        self._worker = Worker(services, self._run)
+        self._interrupted = False
+        self._ended = Notifier()
         self._on_failure = on_failure
         self._in_turn = False
         self._ready: deque[Handler] = deque()
@@ -78,8 +80,10 @@ class HandlerScheduler:
         self._more = Notifier()
         self._log = LogLimit(LOG_FAILURES_EVERY)
 
-    async def run(self) -> None:
+    async def _run(self) -> None:
         """Call plain functions, giving other tasks a chance between turns, until :meth:`interrupt` is called."""
+        if self._interrupted:
+            return
         try:
             async with anyio.create_task_group() as self._group:
                 early, self._early = self._early, []
@@ -93,10 +97,12 @@ class HandlerScheduler:
                     if self._ready:
                         await checkpoint()
         finally:
-            self._ended.set()
+            self._group = None
+            self._ended.notify()
 
     async def interrupt(self) -> None:
         """Cancel the handlers at work and call none any more; ``on_interrupted`` gets the events they worked on."""
+        self._interrupted = True
         if self._group is not None:
             self._group.cancel_scope.cancel()
             await self._ended.wait()
@@ -105,6 +111,7 @@ class HandlerScheduler:
         """Start *service*, which calls a function of the application, in a task of its own."""
         if self._group is None:
             self._early.append((service, context))
+            self._worker.wake()
         else:
             self._services.start(service, context, self._group)
 
@@ -120,7 +127,7 @@ class HandlerScheduler:
         """Have the plain function of *handler* called soon for what is in its mailbox."""
         self._ready.append(handler)
         if not self._in_turn:
-            self._more.notify()
+            self._run_soon()
 
     def begin_turn(self) -> None:
         """
@@ -142,7 +149,11 @@ class HandlerScheduler:
             self._ready.popleft().take_turn()
         self._in_turn = False
         if self._ready:
-            self._more.notify()
+            self._run_soon()
+
+    def _run_soon(self) -> None:
+        self._worker.wake()
+        self._more.notify()
 
     def retire(self, handler: Handler) -> None:
         """Note that *handler*, which gets no more events, still works on one."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from math import inf
 from time import monotonic
 from typing import Final
@@ -11,8 +10,9 @@ import anyio
 
 from eventbus_core.backend import Directory
 from eventbus_core.concurrency.backoff import RETRY_PAUSE, Backoff, retry_pause
-from eventbus_core.concurrency.notifier import Notifier
+from eventbus_core.concurrency.service_group import ServiceGroup
 from eventbus_core.concurrency.signal import Signal
+from eventbus_core.concurrency.worker import Worker
 from eventbus_core.errors import (
     ClaimsSuspended,
     EventBusError,
@@ -39,11 +39,15 @@ OVERDUE: Final = 0.5
 
 class Lease:
     """
-    The lease of this node.
+    The lease of this node: renewed from :meth:`begin` on, until the node leaves.
+
+    Each renewal also settles the claims in doubt, confirms a share of our clients, and releases what is owed. Each time
+    the lease was lost, this node enters again with a new incarnation, and claims what no other node took.
 
     Attributes:
-        lost: whether it was lost, and :meth:`keep` has not reported it yet.
+        lost: whether it was lost, and ``kept`` has not been called yet.
         losses: how often it was lost.
+        kept: called after it was lost, and after :meth:`hurry`, with whether it was lost.
         secured: called with the time until when no other node can own our clients: until the lease that was renewed
             last can have ended, less a margin; or until the directory is asked again while it grants no claim.
         lapsed: called when the lease has ended: other nodes may have claimed our clients.
@@ -59,9 +63,11 @@ class Lease:
         status: BrokerStatus,
         ownership: Ownership,
         confirmation: Confirmation,
+        services: ServiceGroup,
     ) -> None:
         self.lost = False
         self.losses = 0
+        self.kept: Signal[[bool]] = Signal()
         self.secured: Signal[[float]] = Signal()
         self.lapsed: Signal[[]] = Signal()
         self.confirmed: Signal[[]] = Signal()
@@ -72,8 +78,9 @@ class Lease:
         self._status = status
         self._ownership = ownership
         self._confirmation = confirmation
-        self._urgent = self._due = False
-        self._hurried = Notifier()
+        self._begun = self._urgent = self._due = False
+        self._worker = Worker(services, self._keep)
+        self._renew_at = inf
         self._renewed_at = inf
         self._secured_until = 0.0
         self._complete_after = 0.0
@@ -92,9 +99,19 @@ class Lease:
         """Take the directory's view as incomplete for one lease."""
         self._complete_after = monotonic() + self._seconds
 
-    def stop(self) -> None:
-        """End :meth:`keep`: the node leaves."""
-        self._hurried.notify()
+    def begin(self) -> None:
+        """Renew the lease from now on: this node has entered."""
+        self._begun = True
+        self._renewed_at = monotonic()
+        self._renewed(self._ownership.entered_at)
+        self._renew_at = monotonic() + self._seconds / RENEWALS_PER_LEASE
+        if self._due:
+            self._worker.wake()
+
+    def tend(self, now: float) -> None:
+        """Renew the lease if it is time."""
+        if now >= self._renew_at:
+            self._worker.wake()
 
     def hurry(self) -> None:
         """Renew now, and confirm every client that we hold, unless none can have been taken from us."""
@@ -104,27 +121,13 @@ class Lease:
     def hasten(self) -> None:
         """Renew now, and settle the claims in doubt."""
         self._due = True
-        self._hurried.notify()
+        if self._begun:
+            self._worker.wake()
 
-    async def keep(self) -> AsyncIterator[bool]:
-        """
-        Renew the lease until :meth:`stop`.
-
-        Each renewal also settles the claims in doubt, confirms a share of our clients, and releases what is owed. Each
-        time the lease was lost, enter again with a new incarnation, and claim what no other node took. Then, and after
-        :meth:`hurry`, yield whether it was lost.
-        """
-        pause, refused = 0.0, Backoff(RETRY_PAUSE)
-        self._renewed_at = monotonic()
-        self._renewed(self._ownership.entered_at)
-        while True:
-            if pause:
-                await anyio.sleep(pause)
-            elif not (self._due or self._state.leaving):
-                with anyio.move_on_after(self._seconds / RENEWALS_PER_LEASE):
-                    await self._hurried.wait()
-            if self._state.leaving:
-                return
+    async def _keep(self) -> None:
+        """Renew the lease, again and again until that succeeds."""
+        refused = Backoff(RETRY_PAUSE)
+        while not self._state.leaving and (self._due or monotonic() >= self._renew_at):
             urgent, self._urgent, self._due = self._urgent, False, False
             try:
                 asked = monotonic()
@@ -137,7 +140,7 @@ class Lease:
                 self._renewed_at = monotonic()
                 if self.lost or urgent:
                     await self._confirmation.confirm_all(entered=self.lost)
-                    yield self.lost
+                    self.kept(self.lost)
                     if self.lost:
                         self.distrust()
                         self.lost = False
@@ -146,7 +149,6 @@ class Lease:
                 if not self._urgent:  # else something became uncertain after the answer
                     self.confirmed()
                 await self._confirmation.confirm_share()
-                pause = 0.0
                 refused.reset()
                 self._status.succeeded(Ability.RENEW)
                 await self._ownership.release_owed()
@@ -159,8 +161,11 @@ class Lease:
             except EventBusError as error:  # a refusal too may end: a right is given back, a password is changed
                 self._status.failed(Ability.RENEW, error)
                 pause = retry_pause() if isinstance(error, TransportUnavailable) else refused.next()
-            if urgent:  # and it failed
-                self._urgent = True
+            else:
+                self._renew_at = monotonic() + self._seconds / RENEWALS_PER_LEASE
+                continue
+            self._due, self._urgent = True, self._urgent or urgent
+            await anyio.sleep(pause)
 
     def _renewed(self, asked: float) -> None:
         self._secured_until = asked + (1 - MARGIN) * self._seconds

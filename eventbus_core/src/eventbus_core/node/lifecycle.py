@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from functools import partial
 from time import monotonic
 from typing import Final
 
@@ -13,6 +12,7 @@ from anyio.abc import TaskGroup
 
 from eventbus_core.backend import ALL_NODES, node_partition
 from eventbus_core.concurrency.backoff import retry_pause
+from eventbus_core.concurrency.notifier import Notifier
 from eventbus_core.concurrency.service_group import Service
 from eventbus_core.errors import BusClosed, EventBusError, TransportUnavailable
 from eventbus_core.mailbox.mailbox import Leftover
@@ -43,9 +43,11 @@ class Lifecycle:
     def __init__(self, node: LocalNode) -> None:
         self.node = node
         self._own = [node_partition(node.id), ALL_NODES]
-        self._settled = anyio.Event()
+        self._settled = False  # the claims that were made alone
+        self._settling = Notifier()
         self._close_until = 0.0  # the end of ``close_timeout``
         node.ownership.entered_first.connect(self._begin)
+        node.lease.kept.connect(self._on_kept)
 
     @asynccontextmanager
     async def run(self) -> AsyncIterator[None]:
@@ -105,7 +107,7 @@ class Lifecycle:
                     async with anyio.create_task_group() as services:
                         for service in self._services():
                             services.start_soon(service)
-                        await self.node.services.run_in(services)
+                        await self.node.services.run_in(services, self._tick)
                 if not scope.cancel_called:
                     raise tasks_cancelled()
             except anyio.get_cancelled_exc_class() as error:
@@ -196,7 +198,8 @@ class Lifecycle:
         """Tell the application once events of other nodes arrive and the claims made alone are settled."""
         if not self.node.state.alone:
             return
-        await self._settled.wait()
+        while not self._settled:
+            await self._settling.wait()
         await self._persist(self._join)
         for held in list(self.node.ownership.clients.values()):
             self.node.presence.say(CLIENT_CLAIMED, client=held.name, epoch=held.epoch)
@@ -256,7 +259,6 @@ class Lifecycle:
         node = self.node
         reports = node.reports.sent
         node.presence.say(NODE_LEFT, died=False)
-        node.lease.stop()
         with anyio.move_on_after(INTERRUPT_TIMEOUT):
             await node.scheduler.interrupt()
         await node.adoption.hand_over()
@@ -317,22 +319,20 @@ class Lifecycle:
     def _services(self) -> list[Service]:
         return [
             self.node.receiver.run,
-            partial(self.node.lanes.run, self.node.joining.joined),
-            self._tick,
             self._keep_lease,
             self._come_in,
-            self.node.scheduler.run,
             *([] if self.node.history is None else self.node.history.services()),
         ]
 
     async def _tick(self) -> None:
-        """Do what is due, in every layer."""
+        """Do what is due, in every layer, until the bus is closed."""
         while True:
             await self.node.pace.pause(rest=not self.node.has_due())
             now = monotonic()
             self.node.slow_consumers.tend(now)
             self.node.sessions.set_ease(self.node.slow_consumers.ease)
             self.node.receiver.tend(now)
+            self.node.lease.tend(now)
             self.node.detector.tend()
             self.node.outbox.tend(now)
             self.node.lost_nodes.tend(now)
@@ -342,12 +342,15 @@ class Lifecycle:
     async def _keep_lease(self) -> None:
         if not self.node.ownership.entered:
             await self._enter_late()
-        async for lost in self.node.lease.keep():
-            self._settled.set()
-            if lost:
-                self.node.queues.announce()
-                self.node.hooks.on_lease_lost.emit()
-                self.node.presence.say(NODE_JOINED)
+        self.node.lease.begin()
+
+    def _on_kept(self, lost: bool) -> None:
+        self._settled = True
+        self._settling.notify()
+        if lost:
+            self.node.queues.announce()
+            self.node.hooks.on_lease_lost.emit()
+            self.node.presence.say(NODE_JOINED)
 
 
 @contextmanager

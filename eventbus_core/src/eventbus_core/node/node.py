@@ -115,7 +115,7 @@ class LocalNode:
     def _make_transport_layers(self) -> None:
         options, transport, state, hooks = self.options, self.transport, self.state, self.hooks
         self.sessions = Sessions(options, self.id, 0, ordered=transport.capabilities.ordered)
-        self.lanes = Lanes(transport, self.sessions)
+        self.lanes = Lanes(transport, self.sessions, self.services)
         self.status = BrokerStatus(self.id, self.state, hooks.on_disconnected.emit, hooks.on_reconnected.emit)
         self.outbox = Outbox(
             options, self.sessions, transport, self.status, state, self.lanes.accepted, self.services, self.pace.hurry
@@ -133,7 +133,9 @@ class LocalNode:
         self.directory = directory
         self.ownership = Ownership(directory, options, self.id, self.services)
         self.confirmation = Confirmation(directory, self.ownership, options.lease)
-        self.lease = Lease(directory, options.lease, self.id, state, self.status, self.ownership, self.confirmation)
+        self.lease = Lease(
+            directory, options.lease, self.id, state, self.status, self.ownership, self.confirmation, self.services
+        )
         self.detector = FailureDetector(
             self.id, options.lease, directory, self.sessions, self.lease, self.status, self.rejections, self.services
         )
@@ -272,6 +274,7 @@ class LocalNode:
     def _connect(self) -> None:
         self.outbox.refused.connect(self.reports.refused)
         self.sessions.when_due(self.pace.hurry)
+        self.lanes.when_joined(self.joining.joined)
         self.ownership.doubted.connect(self.lease.hasten)
         self.confirmation.regained.connect(self._finish_takeovers)
         if self.dispatchers is not None:

@@ -45,6 +45,7 @@ class Outbox:
     publishing them; every other method is done before it returns. The events of a queue that were taken are published
     or put back before others are taken from it, also if its partition moves to another route meanwhile: so they stay
     in order. A single event is written by its sender if the transport can do that at once; the writer does the rest.
+    A writer that has rested for a second ends, and what is sent next begins another.
 
     Attributes:
         frames, events: published so far.
@@ -202,8 +203,7 @@ class Outbox:
             for queue in list(self._active):
                 if queue.node is not None and queue.session.is_unresponsive(now):
                     self.silent(queue)
-            if len(self._routes) > 1:
-                self._end_unused_routes()
+            self._end_idle_routes()
         for route in list(self._routes.values()):
             if route.writing:  # perhaps for long, as its server hangs
                 for queue in route.take_ready():
@@ -274,11 +274,12 @@ class Outbox:
                 self._services.start(partial(self._run, route))
         return route
 
-    def _end_unused_routes(self) -> None:
-        used = set(map(self._transport.route, self._queues))
-        for route in [route for name, route in self._routes.items() if name not in used and route.idle()]:
-            del self._routes[route.name]
-            route.end()
+    def _end_idle_routes(self) -> None:
+        """End the writers that have written nothing since the last call; what is sent next begins another."""
+        for route in list(self._routes.values()):
+            if route.rested():
+                del self._routes[route.name]
+                route.end()
 
     def _take_pending(self) -> None:
         """Take what the sessions have to tell, each part to its route."""

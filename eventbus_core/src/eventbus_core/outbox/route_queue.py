@@ -35,7 +35,7 @@ class RouteQueue:
             here. They go first.
         being_written: the write that the transport has, if any.
         writing: whether the writer is at work, or is about to start.
-        ended: whether the writer shall end, as no partition is on this route any more.
+        ended: whether the writer shall end; another route has taken its place if there is anything to write.
         backoff: the pauses after failed writes.
     """
 
@@ -57,6 +57,7 @@ class RouteQueue:
         self._frames_size = 0
         self._taken = 0  # events since the writer waited
         self._single = True  # it took one event between the last two times that it waited
+        self._resting = False
         self._work = Notifier()
 
     def add(self, queue: PartitionQueue) -> None:
@@ -121,6 +122,11 @@ class RouteQueue:
         """Return whether nothing waits and nothing is being written."""
         return not (self.writing or self.has_work())
 
+    def rested(self) -> bool:
+        """Return whether it has been idle since the last call."""
+        rested, self._resting = self._resting, self.idle()
+        return rested and self._resting
+
     def unpublished(self) -> list[Taken]:
         """Return what was taken and the broker has not confirmed, and forget it."""
         current, self.being_written = self.being_written, None
@@ -133,10 +139,10 @@ class RouteQueue:
             self._single, self._taken = self._taken == 1, 0
         self.writing = False
         await self._work.wait()
-        self.writing = True
+        self.writing, self._resting = True, False
 
     def end(self) -> None:
-        """Have the writer end: no partition is on this route any more."""
+        """Have the writer end."""
         self.ended = True
         self._work.notify()
 

@@ -13,6 +13,8 @@ import anyio
 from eventbus_core.backend import Partition, Transport, lane_partition
 from eventbus_core.concurrency.backoff import Backoff, retry_pause
 from eventbus_core.concurrency.notifier import Notifier
+from eventbus_core.concurrency.service_group import ServiceGroup
+from eventbus_core.concurrency.worker import Worker
 from eventbus_core.errors import ConfigurationError, EventBusError, PartitionRefused, fresh_copy
 from eventbus_core.observability.log import LogLimit, get_logger
 from eventbus_core.session.registry import Sessions
@@ -31,7 +33,7 @@ class Lanes:
     """
     The lanes that are wanted, joined and left by one task.
 
-    A subscriber says what it wants; :meth:`run` joins and leaves until that holds. So no two subscriptions can race,
+    A subscriber says what it wants; the task joins and leaves until that holds. So no two subscriptions can race,
     and a subscriber that is cancelled while it waits leaves no trace. Lanes that the broker refuses do not hold up the
     others: they are tried again now and then, and at once if a subscriber waits for them.
 
@@ -39,7 +41,7 @@ class Lanes:
         accepted: the partitions of lanes from which frames are taken; others may still come after a leave.
     """
 
-    def __init__(self, transport: Transport, sessions: Sessions) -> None:
+    def __init__(self, transport: Transport, sessions: Sessions, services: ServiceGroup) -> None:
         self.accepted: set[Partition] = set()
         self._transport = transport
         self._sessions = sessions
@@ -50,18 +52,24 @@ class Lanes:
         self._retry_at = inf
         self._backoff = Backoff(FIRST_RETRY, LONGEST_RETRY)
         self._log = LogLimit()
-        self._work = Notifier()
+        self._on_joined: Joined = _nothing_follows
+        self._worker = Worker(services, self._run)
+        self._wishes = Notifier()
         self._changed = Notifier()
+
+    def when_joined(self, callback: Joined) -> None:
+        """Call *callback* with partitions that the transport has joined; they count as joined once it has returned."""
+        self._on_joined = callback
 
     def want(self, lanes: Iterable[int]) -> None:
         """Count one more subscriber of each of *lanes*."""
         self._wanted.update(lanes)
-        self._work.notify()
+        self._work()
 
     def unwant(self, lanes: Iterable[int]) -> None:
         """Count one subscriber less of each of *lanes*."""
         self._wanted.subtract(lanes)
-        self._work.notify()
+        self._work()
         self._changed.notify()
 
     async def joined(self, lanes: Iterable[int] | None = None) -> None:
@@ -82,15 +90,22 @@ class Lanes:
         """Try the lanes that the broker refused again."""
         self._retry(list(self._refused))
 
-    async def run(self, joined: Joined) -> None:
-        """Join and leave as wanted."""
+    def _work(self) -> None:
+        """Have lanes joined and left as wanted."""
+        self._wishes.notify()
+        self._worker.wake()
+
+    async def _run(self) -> None:
+        """Join and leave until all is as wanted, or as the broker allows."""
         while True:
             wanted = set(+self._wanted)
             missing, surplus = wanted - self._joined - self._refused.keys(), self._held - wanted
             if not (missing or surplus):
-                await self._wait_for_work()
+                if not self._refused:
+                    return
+                await self._wait_to_retry()
                 continue
-            done = [await self._try_to_join(lanes, joined) for lanes in self._by_route(missing)]
+            done = [await self._try_to_join(lanes) for lanes in self._by_route(missing)]
             if not missing:
                 done = [await self._try_to_leave(surplus)]
             if not all(done):
@@ -103,10 +118,10 @@ class Lanes:
             parts.setdefault(self._transport.route(lane_partition(lane)), set()).add(lane)
         return list(parts.values())
 
-    async def _try_to_join(self, lanes: set[int], joined: Joined) -> bool:
+    async def _try_to_join(self, lanes: set[int]) -> bool:
         """Join *lanes*, or note that they are refused; return whether the broker has answered."""
         try:
-            await self._join(lanes, joined)
+            await self._join(lanes)
         except ConfigurationError as error:
             self._refuse(lanes, error)
         except EventBusError:
@@ -122,11 +137,11 @@ class Lanes:
         self._changed.notify()
         return True
 
-    async def _join(self, lanes: set[int], joined: Joined) -> None:
+    async def _join(self, lanes: set[int]) -> None:
         self.accepted.update(_partitions(lanes))
         self._held |= lanes
         await self._transport.join(_partitions(lanes))
-        await joined(_partitions(lanes))
+        await self._on_joined(_partitions(lanes))
         self._joined |= lanes
         if not self._refused:
             self._log.reset()
@@ -141,10 +156,10 @@ class Lanes:
         await self._transport.leave(_partitions(lanes))
         self._held -= lanes
 
-    async def _wait_for_work(self) -> None:
+    async def _wait_to_retry(self) -> None:
         """Return when subscribers have changed what they want, or refused lanes are to be tried again."""
-        with anyio.move_on_after(self._retry_at - monotonic() if self._refused else None):
-            await self._work.wait()
+        with anyio.move_on_after(self._retry_at - monotonic()):
+            await self._wishes.wait()
         if monotonic() >= self._retry_at:
             self._retry_at = inf
             self._refused.clear()
@@ -166,12 +181,16 @@ class Lanes:
         if refused := self._refused.keys() & lanes:
             for lane in refused:
                 del self._refused[lane]
-            self._work.notify()
+            self._work()
 
     def _forget(self, partitions: Iterable[Partition]) -> None:
         for partition in partitions:
             self.accepted.discard(partition)
             self._sessions.left(partition)
+
+
+async def _nothing_follows(_partitions: Sequence[Partition]) -> None:
+    """Take partitions as joined at once."""
 
 
 def _partitions(lanes: Iterable[int]) -> list[Partition]:
