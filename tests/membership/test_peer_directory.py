@@ -210,6 +210,31 @@ async def test_g8_a_node_that_confirms_a_client_during_its_takeover_learns_of_ot
     assert mine[0].epoch > epoch
 
 
+async def test_a_node_that_enters_asks_those_that_have_replied_no_more() -> None:
+    """It asks several times, since frames may be lost."""
+    known: list[list[str]] = []
+
+    def reply(query: Query) -> None:
+        known.append(query.known)
+        asking._channel.take(said(REPLY, Reply(Heartbeat("n1", 1, 60.0, 1, 64), query.number, {}, {})))
+
+    asking = directory(reply)
+    await asking.enter("n0", 60.0, Terms(1, 64))
+    await asking.introduce()
+    assert known == [[], ["n1"], ["n1"]]
+
+
+async def test_a_node_that_has_replied_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    asking = directory(Hooked())
+    await asking.enter("n0", 60.0, Terms(1, 64))
+    sent: list[str] = []
+    monkeypatch.setattr(asking._channel, "send", lambda _node, type, _data: sent.append(type))
+    entering = Heartbeat("n1", 0, 60.0, 1, 64)
+    for known in ([], ["n2"], ["n2", "n0"]):
+        asking._channel.take(said(QUERY, Query(entering, 1, [""], known=known)))
+    assert sent == [REPLY, REPLY]
+
+
 async def test_g12_an_answer_without_a_question_is_ignored() -> None:
     poll = Poll()
     poll.add(Reply(Heartbeat("n1", 1, 60.0, 1, 64), 1, {}, {"bob": 1}))

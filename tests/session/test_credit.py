@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from eventbus_core.backend import ALL_NODES, node_partition
 from eventbus_core.options import BusOptions
 from eventbus_core.session import outgoing
+from eventbus_core.session.incoming import Ready
 from eventbus_core.session.outgoing import Outgoing
 from eventbus_core.session.protocol import GRANT
 from eventbus_core.session.registry import Sessions
-from eventbus_core.session.wire import Note, unpack
+from eventbus_core.session.wire import Header, Note, pack, unpack
 from tests.session.world import (
     EMPTY_BODY,
     LANE,
@@ -217,3 +218,22 @@ def test_g5_a_closing_node_still_gets_credit_for_its_own_reports() -> None:
     frame = other.outgoing(node_partition("a"), "a").pack((), 0, [grant], 0.0)
     assert list(leaver.receive(*unpack(frame.data, LIMIT), 0.0)) == []
     assert to_other.available_bytes() > room
+
+
+def test_no_credit_is_given_to_nor_by_a_node_that_has_not_entered() -> None:
+    """Neither takes the notes of the other, so each grant would be a frame for nothing."""
+    entered, entering = (Sessions(BusOptions(), "a", incarnation, ordered=True) for incarnation in (1, 0))
+    assert granted(entered, incarnation=0) == []
+    assert granted(entered, incarnation=1) == [GRANT]
+    assert granted(entering, incarnation=1) == []
+    entering.begin(2)
+    assert granted(entering, incarnation=1, first=2) == [GRANT]
+
+
+def granted(sessions: Sessions, *, incarnation: int, first: int = 1) -> list[str]:
+    """Return the kinds of the notes to node b that follow from a frame of it."""
+    header = Header("default", "b", incarnation, 1, ALL_NODES, first, 1, 0)
+    for item in sessions.receive(*unpack(pack(header, [b"\x80"]), 1000), 0.0):
+        assert isinstance(item, Ready)
+        item.ticket.expect(0)
+    return sorted({note.kind for note in sessions.take_notes().get("b", [])})

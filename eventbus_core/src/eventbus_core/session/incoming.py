@@ -106,7 +106,9 @@ class Incoming:
         closed: whether this end takes nothing more in, because we have left or the sender is gone.
     """
 
-    def __init__(self, context: IncomingContext, credit: Credit, header: Header, expected: int) -> None:
+    def __init__(
+        self, context: IncomingContext, credit: Credit, header: Header, expected: int, *, closed: bool = False
+    ) -> None:
         self._context = context
         self._credit = credit
         self.node = header.node
@@ -114,7 +116,7 @@ class Incoming:
         self.session = header.session
         self.partition = header.partition
         self.expected = expected
-        self.closed = False
+        self.closed = closed
         self._addressed = header.partition == node_partition(context.node)
         self._end = header.position if expected == header.first else 0
         self._unhandled = 0
@@ -206,8 +208,8 @@ class Incoming:
             self.grant()
 
     def grant(self) -> None:
-        """Tell the sender up to which position it may send."""
-        if not self.closed:
+        """Tell the sender up to which position it may send, once this node has entered: then it takes our notes."""
+        if self._context.incarnation and not self.closed:
             self._granted = max(self._granted, self._end - self._unhandled + self._window())
             self._reported = max(self._reported, self._open[0].first if self._open else self.expected)
             self._context.tell(self.node, self._note(GRANT, self._granted, self._reported))

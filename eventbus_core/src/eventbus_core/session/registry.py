@@ -149,8 +149,8 @@ class Sessions:
     def receive(self, header: Header, body: memoryview, now: float) -> Iterator[Ready | Gap]:
         """Take in a frame of another node; yield the frames whose turn has come, and gaps that are final."""
         incarnation = header.incarnation
-        if not incarnation:  # a node that has not entered yet: there is nothing to repair
-            yield from Incoming(self, self._credit, header, header.first).on_frame(header, body, now)
+        if not incarnation:  # a node that has not entered yet: there is nothing to repair, and no credit to give
+            yield from Incoming(self, self._credit, header, header.first, closed=True).on_frame(header, body, now)
             return
         node = header.node
         newest = self._incarnations.get(node, 0)

@@ -48,13 +48,18 @@ class Heartbeat:
 
 @attrs.frozen
 class Query:
-    """Asks for the holders of *clients*, or of all if there are none; a claim names its *epochs*."""
+    """
+    Asks for the holders of *clients*, or of all if there are none; a claim names its *epochs*.
+
+    The nodes in *known* need not reply: they did when this was asked before.
+    """
 
     me: Heartbeat
     number: Stamp
     clients: list[str]
     epochs: list[Stamp] | None = None
     takeover: bool = False
+    known: list[str] = attrs.field(factory=list)
 
 
 @attrs.frozen

@@ -9,7 +9,7 @@ node without one for the length of its lease is dead. Numbers come from the cloc
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Final
 
 import anyio
@@ -96,8 +96,10 @@ class PeerDirectory(Directory):
         Raises:
             NodeAlreadyPresent, NamespaceMismatch: a live node has this id, or the namespace has other terms.
         """
+        known: dict[str, Reply] = {}
         for _ in range(TRIES):  # a query may be lost, and nothing is repaired yet
-            await self._poll([""], timeout=INTRODUCTION / TRIES, patient=True)
+            poll = await self._poll([""], timeout=INTRODUCTION / TRIES, patient=True, known=known)
+            known.update(poll.replies)
         self._check()
         self._introduced = True
 
@@ -226,18 +228,21 @@ class PeerDirectory(Directory):
         timeout: float | None = None,
         *,
         patient: bool = False,
+        known: Iterable[str] = (),
     ) -> Poll:
         """
         Ask all nodes which of *clients* they hold, or for all that they hold if there are none.
 
-        If *patient*, wait for the whole *timeout*: nodes that we do not know yet may reply as well.
+        If *patient*, wait for the whole *timeout*: nodes that we do not know yet may reply as well. Those in *known*
+        do not reply, as far as the query can name them.
         """
         timeout = ASK_TIMEOUT if timeout is None else timeout
         number = self._next()
         poll = self._polls[number] = Poll()
         try:
             me = self._me if self._introduced else attrs.evolve(self._me, incarnation=0)
-            self._channel.send_all(QUERY, Query(me, number, list(clients), epochs, takeover))
+            named = list(known)[: self._part]
+            self._channel.send_all(QUERY, Query(me, number, list(clients), epochs, takeover, named))
             with anyio.move_on_after(timeout) as telling:
                 await self._channel.flushed()
             with anyio.move_on_after(timeout):
@@ -249,8 +254,8 @@ class PeerDirectory(Directory):
         return poll
 
     def _reply(self, query: Query) -> None:
-        self._heard(query.me)
-        if not is_other_node(query.me.node, self._me.node):
+        self._heard(query.me, answered=True)
+        if not is_other_node(query.me.node, self._me.node) or self._me.node in query.known:
             return
         asked = query.clients or list(self._held)
         held = {client: self._held[client] for client in asked if client in self._held}
@@ -288,8 +293,8 @@ class PeerDirectory(Directory):
         superseded = message.decode(Superseded)
         self.superseded(superseded.client, superseded.epoch, superseded.node)
 
-    def _heard(self, alive: Heartbeat) -> None:
-        """Take in a heartbeat; if it has our id or other terms, one of us has to go."""
+    def _heard(self, alive: Heartbeat, *, answered: bool = False) -> None:
+        """Take in a heartbeat, which is *answered* or not; if it has our id or other terms, one of us has to go."""
         me = self._me
         if alive == me or not alive.incarnation or not self._present or not is_identifier(alive.node):
             return
@@ -303,7 +308,7 @@ class PeerDirectory(Directory):
                 self._conflict = NamespaceMismatch(self._namespace, RETAIN_TERM, alive.retain, me.retain)
         elif (new := self._others.hear(alive)) is not None:
             self._follow(alive.incarnation)
-            if self._introduced and new:
+            if self._introduced and new and not answered:
                 self._channel.send(alive.node, HEARTBEAT, me)
 
     def _mine(self, epoch: int) -> Owner:
