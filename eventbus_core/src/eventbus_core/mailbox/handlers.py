@@ -17,6 +17,7 @@ from anyio.lowlevel import checkpoint
 from eventbus_core.concurrency.notifier import Notifier
 from eventbus_core.concurrency.service_group import Service, ServiceGroup
 from eventbus_core.concurrency.worker import Worker
+from eventbus_core.mailbox.call_context import CallContext
 from eventbus_core.mailbox.limits import MailboxLimits
 from eventbus_core.mailbox.loss_markers import LOSS, loss_of
 from eventbus_core.mailbox.mailbox import Mailbox
@@ -73,12 +74,20 @@ class HandlerScheduler:
         self._interrupted = False
         self._ended = Notifier()
         self._on_failure = on_failure
+        self._context = CallContext(copy_context())  # in which the last handler was made
         self._in_turn = False
         self._ready: deque[Handler] = deque()
         self._retiring: set[Handler] = set()
         self._retired = Notifier()
         self._more = Notifier()
         self._log = LogLimit(LOG_FAILURES_EVERY)
+
+    def present_context(self) -> CallContext:
+        """Return the context of the caller; those who call this in the same one get the same object."""
+        present = copy_context()
+        if not self._context.holds(present):
+            self._context = CallContext(present)
+        return self._context
 
     async def _run(self) -> None:
         """Call plain functions, giving other tasks a chance between turns, until :meth:`interrupt` is called."""
@@ -190,7 +199,6 @@ class Handler:
     __slots__ = (
         "_before",
         "_begun",
-        "_clean",
         "_context",
         "_data",
         "_decoder",
@@ -219,8 +227,7 @@ class Handler:
         self.name = name
         self.function = check_function(function)
         self.local = local
-        self._context = copy_context()
-        self._clean: Context | None = None  # a copy of the context in which nothing was set yet
+        self._context = scheduler.present_context()
         self._before = before  # called with this handler before each call of the function
         self._scheduler = scheduler
         self._begun: tuple[Event | None, object] = None, None  # an event, and what to await: it was not plain after all
@@ -248,7 +255,7 @@ class Handler:
         """Handle what is in the mailbox, as far as the turn goes."""
         mailbox, scheduler = self.mailbox, self._scheduler
         while (events := mailbox.take()) is not None:
-            context = self._clean_context()
+            context = self._context.copy()
             context.run(self._handle, events, mailbox.sender, context)
             if not self._plain:
                 scheduler.start(self._run, context)
@@ -264,10 +271,10 @@ class Handler:
         # What comes to one client is mostly a single event or a few: what it takes to queue them would cost more.
         mailbox, scheduler = self.mailbox, self._scheduler
         limits, now = scheduler.limits, monotonic()
-        if self._running or mailbox.closed or mailbox.holds_back or now > scheduler.until or now > limits.fresh_until:
+        if self._running or mailbox.holds_back or now > scheduler.until or now > limits.fresh_until:
             return 0
         self._running = True
-        context = self._clean_context()
+        context = self._context.copy()
         handled = context.run(self._handle, events, None if ticket is None else ticket.node, context)
         if not self._plain:
             if not mailbox.closed:
@@ -279,16 +286,11 @@ class Handler:
             scheduler.ready(self)
             return handled
         self._running = False
-        scheduler.retired(self)
-        if handled == len(events):
+        if mailbox.closed:
+            scheduler.retired(self)
+        elif handled == len(events):
             limits.rest(mailbox)
         return handled
-
-    def _clean_context(self) -> Context:
-        """Return a copy of the context in which nothing was set: the same one until the function sets something."""
-        if self._clean is None:
-            self._clean = self._context.copy()
-        return self._clean
 
     def _handle(self, events: Iterable[Event], sender: str | None, context: Context) -> int:
         """
@@ -297,7 +299,7 @@ class Handler:
         It ends with the events, the turn, or the mailbox; once the function has set something in *context*, in which
         this runs; and with an event of which more is to be done in a task: then the function is not plain any more.
         """
-        function, mailbox, until, fresh = self.function, self.mailbox, self._scheduler.until, self._context
+        function, mailbox, until, fresh = self.function, self.mailbox, self._scheduler.until, self._context.made_in
         prepare = self._before is not None or self._decoder is not None
         handled = 0
         for event in events:
@@ -312,15 +314,16 @@ class Handler:
                 if result is not None and inspect.isawaitable(result):
                     self._plain, self._begun = False, (event, result)
                     mailbox.always_wait()
+                    self._context.spoil()
                     break
             except BaseException as error:
                 self._failed(event, error)
             try:
                 if context != fresh:  # two contexts in which nothing was set since they were copied compare fast
-                    self._clean = None
+                    self._context.spoil()
                     break
             except Exception:  # by values that cannot be compared: then it is another value
-                self._clean = None
+                self._context.spoil()
                 break
             if mailbox.closed or monotonic() > until:
                 break
@@ -333,7 +336,7 @@ class Handler:
             if self._plain:
                 self._scheduler.ready(self)
             else:
-                self._scheduler.start(self._run, self._context)
+                self._scheduler.start(self._run, self._context.made_in)
         elif self._running and self.mailbox.closed:
             self._scheduler.retire(self)
 
@@ -370,12 +373,8 @@ class Handler:
                 self._failed(event, error)
             event = result = None
             handled += 1
-            try:
-                changed = copy_context() != self._context
-            except Exception:  # by values that cannot be compared
-                changed = True
-            if changed:
-                self._scheduler.start(self._run, self._context)
+            if self._context.differs(copy_context()):
+                self._scheduler.start(self._run, self._context.made_in)
                 return
             if handled % EVENTS_PER_TURN == 0:
                 await checkpoint()

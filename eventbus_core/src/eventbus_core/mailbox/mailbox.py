@@ -57,7 +57,7 @@ class Mailbox:
             :meth:`close` the mailbox.
         at_once: called with events of another node and their ticket, to handle them without a stay in the mailbox. It
             removes from the list the events that the consumer keeps in hand, and returns how many of the others were
-            handled; the rest must be :meth:`put` here. ``None`` if the consumer cannot do that.
+            handled; the rest must be :meth:`put` here. ``None`` if the consumer cannot do that, or is closed.
         closed: whether :meth:`close` was called.
     """
 
@@ -308,6 +308,7 @@ class Mailbox:
     def close(self) -> list[Leftover]:
         """Refuse further events; return those that were not handed out, for the caller to settle."""
         self.closed = True
+        self.at_once = None
         chunks = list(self._chunks or ()) + (self._held_back or [])
         left = [Leftover(event, chunk.sender, chunk.ticket) for chunk in chunks for event in chunk.events]
         if (current := self._current) is not None:
