@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import signal
 import subprocess
 from functools import partial
@@ -10,6 +11,7 @@ from functools import partial
 import anyio
 import pytest
 
+from eventbus_core.cli import visit
 from eventbus_core.testing import until
 from tests.cli.nodes import end_of, error_line, has_nodes, two_nodes
 from tests.cli.programs import TIMEOUT, run
@@ -24,6 +26,16 @@ VISITS = (
     "send acme/alice a",
     "broadcast a",
 )
+
+
+def test_the_warnings_of_a_later_outage_are_printed_too(capsys: pytest.CaptureFixture[str]) -> None:
+    """A command such as tail may run for weeks."""
+    warnings = visit._Warnings()
+    for at in (0.0, 30.0, 59.0, 60.0, 90.0):
+        record = logging.LogRecord("eventbus", logging.WARNING, "", 0, "node %s: no broker", ("cli-1",), None)
+        record.created = at
+        warnings.emit(record)
+    assert capsys.readouterr().err == "warning: node cli-1: no broker\n" * 2
 
 
 async def test_nodes_are_shown_without_the_command_itself(redis_uri: str) -> None:

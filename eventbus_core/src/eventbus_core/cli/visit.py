@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import secrets
 import signal
 import sys
@@ -36,6 +37,9 @@ FLAWED: Final = 1
 """The exit status of a command that has run and found a fault."""
 SIGNALLED: Final = 128
 """Added to the number of a signal, it is the exit status of a command that the signal ended, as in shells."""
+REPEAT_WARNING: Final = 60.0
+MAX_WARNINGS: Final = 1000
+"""Texts of warnings that are remembered."""
 RETAINING: Final = (RetainedPatterns.option, RetainedClients.option, RetainedQueues.option)
 
 
@@ -120,18 +124,21 @@ def with_setting(address: str, error: BaseException) -> str | None:
 
 
 class _Warnings(logging.Handler):
-    """Prints each warning of the bus once; the bus itself repeats those about an outage."""
+    """Prints each warning of the bus, but no text twice within ``REPEAT_WARNING`` seconds: outages repeat theirs."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
-        self._printed: set[str] = set()
+        self._printed: dict[str, float] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print *record* as one line on stderr."""
         message = record.getMessage()
-        if message not in self._printed:
-            self._printed.add(message)
-            print("warning:", message, file=sys.stderr)
+        if record.created - self._printed.get(message, -math.inf) < REPEAT_WARNING:
+            return
+        if len(self._printed) >= MAX_WARNINGS:
+            self._printed.clear()
+        self._printed[message] = record.created
+        print("warning:", message, file=sys.stderr)
 
 
 class _Visit:
