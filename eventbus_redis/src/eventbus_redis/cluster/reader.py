@@ -263,6 +263,7 @@ class ClusterReader:
         if line is None:
             line = self._lines[address] = PrimaryLine(address, self._topology.server(address), self._options, self)
             self._running[line] = self._tasks.start(line.run())
+            self._trouble.set()  # if its host is gone, a join would fail before the attempt to connect does
         return line
 
     async def _confirmed(self, channels: Sequence[Channel]) -> None:
