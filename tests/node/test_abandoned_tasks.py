@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Sequence
+from random import Random
 from time import monotonic
 from typing import Any
 
@@ -12,7 +14,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 import eventbus
-from eventbus import BusClosed
+from eventbus import BusClosed, Event
 from eventbus_core.backend import Claim, Owner
 from tests.support import DEADLINE, buses, fresh_namespace, tasks, until
 
@@ -99,3 +101,39 @@ async def test_a_claim_in_progress_when_the_bus_closes_ends_and_leaves_the_clien
             return await other.locate("bob") is None
 
         await until(free)
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.filterwarnings("ignore:coroutine 'ServiceGroup._run' was never awaited")  # anyio's, of a task not begun
+async def test_the_end_of_an_event_loop_is_a_cancellation_in_whichever_order_it_reaches_the_tasks(uri: str) -> None:
+    """Whether a task of the bus ends by it before the one that opened the bus, or after."""
+
+    async def hold(busy: asyncio.Event) -> None:
+        async def work(_: Event) -> None:
+            busy.set()
+            await asyncio.sleep(1000)
+
+        async with eventbus.connect(uri, namespace=fresh_namespace()) as bus, bus.queue("jobs").consume(work):
+            await bus.queue("jobs").send("n")
+            await busy.wait()
+
+    async def end(seed: int) -> asyncio.Task[None]:
+        noise: list[dict[str, object]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _loop, context: noise.append(context))
+        busy = asyncio.Event()
+        host = asyncio.create_task(hold(busy), name="host")
+        await busy.wait()
+        for _ in range(10):  # every task has begun by then, and the host waits for the consumer
+            await asyncio.sleep(0)
+        running = sorted(asyncio.all_tasks() - {asyncio.current_task()}, key=lambda task: task.get_name())
+        Random(seed).shuffle(running)
+        for task in running:
+            task.cancel()
+        await asyncio.wait(running)
+        assert noise == []
+        return host
+
+    for seed in range(20):
+        host = await anyio.to_thread.run_sync(lambda seed=seed: asyncio.run(end(seed)))  # type: ignore[misc]
+        assert host.cancelled()
+    gc.collect()  # what is not begun is reported here, and not in another test

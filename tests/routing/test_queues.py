@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 from collections import Counter
@@ -289,6 +290,27 @@ async def test_a_handler_that_is_cancelled_as_its_bus_closes_leaves_its_event_to
             await empty(a)
         assert ([event.id for event in second.events], first.done, a.stats().redelivered) == ([id], [], 1)
         assert a.stats().undeliverable == 0
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize("ported", [False, True], ids=["bus", "portal"])
+async def test_a_task_that_asyncio_cancels_waits_for_no_event_of_its_consumer(uri: str, ported: bool) -> None:
+    """The function hangs; the cancellation comes once, so a wait as the block is left would never end."""
+    async with buses(uri, 2) as (a, b), a.queue("other").consume(Inbox()):
+        first, second = Desk(), Inbox()
+
+        async def consume() -> None:
+            async with (b.portal() if ported else b).queue("jobs").consume(first):
+                await asyncio.sleep(1000)
+
+        task = asyncio.create_task(consume())
+        await a.queue("jobs").send("n", 1)
+        await until(lambda: bool(first.begun))
+        task.cancel()
+        await asyncio.wait([task], timeout=DEADLINE)
+        assert task.cancelled()
+        async with a.queue("jobs").consume(second):
+            await second.got(1)
 
 
 async def test_the_event_of_a_consumer_that_dies_goes_to_another(uri: str) -> None:

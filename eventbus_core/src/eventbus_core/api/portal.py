@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import suppress
 from functools import partial, wraps
+from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from eventbus_core.api.client import Client
@@ -139,8 +140,11 @@ class _Receiving(_Ported):
     async def __aenter__(self) -> Self:
         return await self.open()
 
-    async def __aexit__(self, *_exception: object) -> None:
-        await self.aclose()
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        with suppress(BusClosed):
+            await self._entry.run(partial(self._inner.__aexit__, kind, error, traceback))
 
 
 class Portal(_Sending):

@@ -194,7 +194,8 @@ class Consumer:
         Take no more events, and return once those that were taken are handled; does nothing on successive calls.
         The function itself must not wait for this: it would wait for its own end.
 
-        If this is cancelled, other consumers get them; the function may be running still.
+        If this is cancelled, other consumers get them; the function may be running still. So it is if a cancellation or
+        an exit of the program ends the block: then nothing is waited for.
         """
         self._node.state.check_place()
         self._consumer.close()
@@ -214,7 +215,12 @@ class Consumer:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self.aclose()
+        if error is None or isinstance(error, Exception):
+            await self.aclose()
+        else:
+            self._node.state.check_place()
+            self._consumer.close()
+            await self._client.aclose()
 
     def __repr__(self) -> str:
         return f"<Consumer {self.name!r} of queue {self._consumer.queue!r}>"

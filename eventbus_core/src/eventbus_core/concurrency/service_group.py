@@ -99,8 +99,13 @@ class ServiceGroup:
         """
         if anyio.current_effective_deadline() == -inf:
             return True
-        task, host = _asyncio_task(), self._host
-        return task is not None and task.cancelling() > 0 and (host is None or host.done() or host.cancelling() > 0)
+        task = _asyncio_task()
+        return task is not None and task.cancelling() > 0 and self.host_cancelled()
+
+    def host_cancelled(self) -> bool:
+        """Return whether the task that opened the bus has ended or asyncio cancels it; on trio always true."""
+        host = self._host
+        return host is None or host.done() or host.cancelling() > 0
 
     def contain(self, name: str, error: BaseException) -> Exception:
         """

@@ -112,7 +112,8 @@ class Lifecycle:
                     raise tasks_cancelled()
             except anyio.get_cancelled_exc_class() as error:
                 self._crash()
-                if self.node.services.cancelled():
+                # Not cancelled(): as a task group ends, anyio may count a cancellation by asyncio as one of its own.
+                if self.node.services.host_cancelled():
                     raise
                 raise tasks_cancelled() from error
             except BaseException:
