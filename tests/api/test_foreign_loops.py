@@ -74,6 +74,21 @@ async def test_calls_from_another_thread_raise_and_the_bus_goes_on(
         await a.flush()
 
 
+async def test_an_event_that_waits_is_not_received_in_another_thread(uri: str, anyio_backend_name: str) -> None:
+    async with buses(uri, 1) as (bus,), bus.client("acme/a") as client:
+        await bus.send("acme/a", "n", 1)
+        await to_thread.run_sync(lambda: anyio.run(_raises, client.receive, backend=anyio_backend_name))
+        assert [event.data for event in await take(client, 1)] == [1]
+
+
+async def test_no_event_of_a_queue_is_received_in_another_thread(uri: str, anyio_backend_name: str) -> None:
+    async with buses(uri, 1) as (bus,), bus.queue("jobs").consume() as consumer:
+        await bus.queue("jobs").send("n", 1)
+        await to_thread.run_sync(lambda: anyio.run(_raises, consumer.receive, backend=anyio_backend_name))
+        with anyio.fail_after(DEADLINE):
+            assert (await consumer.receive()).data == 1
+
+
 async def test_a_consumer_that_is_closed_from_another_thread_still_takes_events(
     uri: str, anyio_backend_name: str
 ) -> None:

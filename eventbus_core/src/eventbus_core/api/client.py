@@ -232,6 +232,7 @@ class Client(Messaging):
         """
         if self._handler is not None:
             raise EventBusError(f"client {self.name!r} has a handler that takes its events; it cannot be iterated")
+        self._node.state.check_thread()
         while True:
             self._check_held()
             event = self._held.mailbox.next()

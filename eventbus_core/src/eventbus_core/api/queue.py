@@ -176,6 +176,7 @@ class Consumer:
         """
         if self._receiver is None:
             raise EventBusError(f"consumer {self.name!r} calls a function with its events; they cannot be received")
+        self._node.state.check_place()
         return await self._receiver.receive(self._check_open)
 
     def _check_open(self) -> None:

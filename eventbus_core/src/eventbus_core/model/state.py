@@ -153,10 +153,14 @@ class NodeState:
             BusClosed: they may not.
             ConfigurationError: this is another thread or process.
         """
-        if get_ident() != self.thread:
-            self.check_place()
+        self.check_thread()
         if not self.accepting:
             raise not_open()
+
+    def check_thread(self) -> None:
+        """Do what :meth:`check_place` does, but for other event loops of the same thread: for calls that must be fast."""
+        if get_ident() != self.thread:
+            self.check_place()
 
     def check_waiting(self) -> None:
         """
