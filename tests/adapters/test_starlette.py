@@ -29,6 +29,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 import eventbus
+from eventbus_core.integrations import starlette
 from eventbus_core.integrations.starlette import ClientEventStream, get_bus, lifespan, serve_websocket
 from eventbus_core.testing import until
 from tests.servers import HOST, free_port
@@ -290,6 +291,13 @@ async def test_a_stream_that_cannot_begin_releases_its_client() -> None:
 def test_a_stream_resumes_one_topic_only(topics: list[str]) -> None:
     with pytest.raises(eventbus.ConfigurationError, match=f"one topic, but {len(topics)}"):
         ClientEventStream(eventbus.connect().client("alice"), topics=topics, since="")
+
+
+def test_the_hint_of_a_drain_is_found_beside_other_errors() -> None:
+    draining = ExceptionGroup("", [eventbus.NodeDraining("acme/alice", "server-1", 0.4)])
+    errors = ExceptionGroup("", [eventbus.BusClosed("closed"), draining])
+    assert starlette._reason(eventbus.NodeDraining, errors) == "retry-after=0.400"
+    assert starlette._reason(eventbus.BusClosed, errors) == "BusClosed"
 
 
 def test_without_the_lifespan_it_says_so() -> None:

@@ -79,7 +79,7 @@ def tail_command(
     if takeover and client is None:
         raise ConfigurationError("--takeover takes over a client: name it with --client CLIENT")
     if since is not None and pattern is None:
-        raise ConfigurationError("--since resumes one retained topic: name it")
+        raise ConfigurationError("--since resumes one retained topic: name it, as in 'tail chat.room.42 --since ...'")
     wanted = TailRequest(pattern, client, takeover, since)
     show = print_lines if as_json else PrettyLines().show
 

@@ -142,7 +142,7 @@ async def serve_websocket(
 
 def _reason(kind: type[EventBusError], group: BaseExceptionGroup[Any]) -> str:
     """Return the reason of the close; of a drain it says when the page should connect again."""
-    error: BaseException = group
+    error: BaseException | None = group.subgroup(kind)
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return f"retry-after={error.retry_after:.3f}" if isinstance(error, NodeDraining) else kind.__name__
