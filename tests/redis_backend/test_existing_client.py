@@ -70,9 +70,11 @@ def test_tls_settings_are_kept(required: Any) -> None:
     [
         redis.Redis(credential_provider=UsernamePasswordCredentialProvider("u", "p")),
         redis.asyncio.Redis(connection_pool=SentinelConnectionPool("main", None)),  # type: ignore[no-untyped-call]
+        redis.asyncio.Redis(ssl=True, ssl_ca_data="-----BEGIN CERTIFICATE-----"),
+        redis.Redis(ssl=True, ssl_ciphers="HIGH"),
         object(),
     ],
-    ids=["credential provider", "sentinel", "no client"],
+    ids=["credential provider", "sentinel", "certificate", "ciphers", "no client"],
 )
 def test_settings_that_no_uri_holds_are_refused(client: object) -> None:
     with pytest.raises(ConfigurationError):

@@ -26,7 +26,7 @@ def uri_of(client: Any) -> str:
 
     Raises:
         ConfigurationError: *client* is of another kind, or gets its address or password from elsewhere, as those of
-            Sentinel, of a cluster, and with a credential provider do.
+            Sentinel, of a cluster, and with a credential provider do; or has TLS settings that no URI can hold.
     """
     pool = getattr(client, "connection_pool", client)
     settings = getattr(pool, "connection_kwargs", None)
@@ -55,6 +55,11 @@ def uri_of(client: Any) -> str:
 
 def _tls_options(settings: Mapping[str, Any]) -> dict[str, object]:
     options = {name: settings[name] for name in TLS_OPTIONS if settings.get(name) is not None}
+    known = {*TLS_OPTIONS, "ssl_cert_reqs"}
+    if other := sorted(name for name in settings.keys() - known if name.startswith("ssl_") and settings[name]):
+        raise ConfigurationError(
+            f"no URI can hold the client's {', '.join(other)}; give connect a URI with {', '.join(sorted(known))}"
+        )
     if (required := settings.get("ssl_cert_reqs")) is not None:
         options["ssl_cert_reqs"] = CERT_REQS.get(required, required)
     return options

@@ -118,9 +118,10 @@ class QueueStreams:
         """Report that *missed* events of *queue* are gone that no consumer has handled; 0: their number is unknown."""
         self.gaps[reason] += 1
         self.missed += missed
-        text = "queue %s: %s events are gone that no consumer has handled: %s"
-        extra = {"queue": queue, "missed": missed, "reason": str(reason)}
-        logger.warning(text, queue, f"{missed:,}" if missed else "perhaps", reason, extra=extra)
+        text = "node %s: %s events of queue %s are gone that no consumer has handled: %s"
+        extra = {"node": self._channel.node, "queue": queue, "missed": missed, "reason": str(reason)}
+        number = f"{missed:,}" if missed else "perhaps"
+        logger.warning(text, self._channel.node, number, queue, reason, extra=extra)
         self._on_gap(Gap(queue, "", missed, reason))
 
     def _take_more(self, message: Event) -> None:

@@ -158,7 +158,7 @@ class NodeState:
             raise not_open()
 
     def check_thread(self) -> None:
-        """Do what :meth:`check_place` does, but for other event loops of the same thread: for calls that must be fast."""
+        """Do what :meth:`check_place` does, except for event loops of the same thread: for calls that must be fast."""
         if get_ident() != self.thread:
             self.check_place()
 
