@@ -10,7 +10,7 @@ import pytest
 import eventbus
 from eventbus import ConfigurationError, TransportUnavailable
 from eventbus_core.backend import Claim, Terms
-from tests.support import DEADLINE, buses, fresh_namespace, until
+from tests.support import DEADLINE, Hooked, buses, fresh_namespace, take, until
 
 ASKING = True
 
@@ -83,3 +83,26 @@ async def test_g5_a_client_that_is_left_while_the_directory_refuses_is_released_
             return await a.locate("bob") is None
 
         await until(released, "it is released")
+
+
+async def test_g5_lingering_clients_are_handed_over_although_the_answer_to_their_release_is_lost(
+    uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with buses(uri, 2) as (a, b):
+        fates = Hooked()
+        a.on_undeliverable(fates)
+        async with eventbus.connect(uri, namespace=a.namespace) as leaver:
+            async with leaver.client("bob", linger=DEADLINE):
+                pass
+            for number in range(3):
+                await a.send("bob", "n", number)
+            release = leaver._node.directory.release
+
+            async def unanswered(claims: Sequence[Claim]) -> None:
+                await release(claims)
+                raise TransportUnavailable("the answer was lost")
+
+            monkeypatch.setattr(leaver._node.directory, "release", unanswered)
+        async with b.client("bob") as bob:
+            assert [event.data for event in await take(bob, 3)] == [0, 1, 2]
+        assert not fates

@@ -78,11 +78,13 @@ class Adoption:
             try:
                 nodes = [node.id for node in await self._directory.nodes() if node.id != self._channel.node]
                 if nodes:
-                    await self._ownership.offer(list(lingering))
                     shuffle(nodes)
-                    self._ask(nodes, {held.name: seconds for held, seconds in lingering.items()})
+                    try:
+                        await self._ownership.offer(list(lingering))
+                    finally:  # the directory may have released them although no answer came
+                        self._ask(nodes, {held.name: seconds for held, seconds in lingering.items()})
             except EventBusError as error:
-                text = "node %s: could not hand %d lingering clients over: %s"
+                text = "node %s: perhaps other nodes cannot adopt its %d lingering clients: %s"
                 extra = {"node": self._channel.node, "clients": len(lingering), "error": str(error)}
                 logger.warning(text, self._channel.node, len(lingering), error, extra=extra)
             while self._asked:
