@@ -50,6 +50,15 @@ async def test_a_draining_node_claims_no_client_and_does_all_else(uri: str) -> N
     assert a.state == "closed"
 
 
+async def test_a_client_goes_whatever_its_name(uri: str) -> None:
+    """Those of queues stay, but a name alone makes none."""
+    async with buses(uri, 1, close_timeout=0.1) as (bus,):
+        clients = [await bus.client(f"{tenant}/jobs").open() for tenant in ("queue", "queue-dispatcher")]
+        await bus.drain(0)
+        for client in clients:
+            assert (await sent_away(client)).node == bus.node
+
+
 @pytest.mark.parametrize("kind", ["iterating", "handler"])
 async def test_owners_are_told_and_what_waits_goes_with_the_client(uri: str, kind: str) -> None:
     """Each event comes once, in order: before the drain, while no node holds the client, and after its next claim."""

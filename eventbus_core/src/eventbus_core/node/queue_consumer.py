@@ -24,8 +24,6 @@ from eventbus_core.routing.work_queue import BUSY
 
 DONE: Final = "$sys.queue.done"
 """The answer of a consumer that has handled the event; its data says whether the same node may send another now."""
-DISPATCHERS: Final = "queue-dispatcher"
-"""The tenant of the clients that dispatch: the node that holds one dispatches its retained queue."""
 MAX_REFUSED: Final = 10_000
 """Nodes that are told when the consumer is free again; any other asks by itself."""
 
@@ -36,10 +34,12 @@ class QueueConsumers:
 
     Attributes:
         opened: called with the queue of each consumer that opens.
+        dispatchers: names of the clients by which this node dispatches retained queues.
     """
 
     def __init__(self, queues: Queues, requests: Requests, scheduler: HandlerScheduler) -> None:
         self.opened: Signal[[str]] = Signal()
+        self.dispatchers: set[str] = set()
         self._queues = queues
         self._requests = requests
         self._scheduler = scheduler
@@ -67,7 +67,7 @@ class QueueConsumers:
 
     def stays(self, client: str) -> bool:
         """Return whether *client* stays on a node that drains: a consumer, which ends itself, or a dispatcher."""
-        return client in self._consumers or client.startswith(f"{DISPATCHERS}/")
+        return client in self._consumers or client in self.dispatchers
 
     def ended(self, held: HeldClient, _reason: EventBusError) -> None:
         """Take no more events for *held*, whose handle ends, if it is a consumer."""

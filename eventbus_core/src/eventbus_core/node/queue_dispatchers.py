@@ -19,15 +19,17 @@ from eventbus_core.membership.held_client import HeldClient
 from eventbus_core.model.quoting import quote
 from eventbus_core.model.retention import Retention
 from eventbus_core.node.client_lifecycle import ClientLifecycle
-from eventbus_core.node.queue_consumer import DISPATCHERS, QueueConsumers
+from eventbus_core.node.queue_consumer import QueueConsumers
 
+DISPATCHERS: Final = "queue-dispatcher"
+"""The tenant of the clients that dispatch: the node that holds one dispatches its retained queue."""
 CLAIM_EVERY: Final = 2.0
 """Seconds after which a node tries again to dispatch a queue that another one dispatches."""
 
 
 class QueueDispatchers:
     """
-    Sees to it that one of the nodes with consumers of a retained queue dispatches it.
+    Has one of the nodes with consumers of a retained queue dispatch it.
 
     That is the node which holds a client named after the queue. It dispatches until it closes or its lease ends; the
     other nodes with consumers try to claim that client. Each claim begins with what the history knows to be handled.
@@ -100,6 +102,7 @@ class QueueDispatchers:
         def frozen() -> bool:
             return held.epoch != epoch or self._limits.frozen()
 
+        self._consumers.dispatchers.add(held.name)
         dispatcher = self._active[queue] = QueueDispatcher(queue, retention, self._streams, frozen)
         if self._withdrawn:
             dispatcher.withdraw()
@@ -113,6 +116,7 @@ class QueueDispatchers:
             await self._client_lifecycle.release(held)
         finally:
             del self._active[queue]
+            self._consumers.dispatchers.discard(held.name)
             dispatcher.close()
             self._streams.end_dispatch(queue)
             self._changed.notify()

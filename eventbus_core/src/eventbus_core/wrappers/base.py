@@ -53,10 +53,9 @@ class WrappedTransport(Transport):
         """See :class:`Transport`."""
         return self._inner.route(partition)
 
-    async def receive(self) -> AsyncIterator[Frame | Interrupted | Disconnected]:
+    def receive(self) -> AsyncIterator[Frame | Interrupted | Disconnected]:
         """See :class:`Transport`."""
-        async for item in self._inner.receive():
-            yield item
+        return self._inner.receive()
 
     async def diagnose(self) -> list[Finding]:
         """See :class:`Transport`."""
