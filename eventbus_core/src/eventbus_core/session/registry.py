@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Final
 
 from eventbus_core.backend import Frame, Node, Partition, node_partition
-from eventbus_core.model.numbers import MAX_NUMBER
+from eventbus_core.model.numbers import MAX_NUMBER, shared
 from eventbus_core.model.reports import Gap
 from eventbus_core.options import BusOptions
 from eventbus_core.session.credit import Credit
@@ -293,7 +293,7 @@ class Sessions:
             self.forget(node)
         elif len(self._incarnations) >= MAX_INCOMING:
             del self._incarnations[next(iter(self._incarnations))]
-        self._incarnations[sys.intern(node)] = incarnation  # nodes of one process share the names
+        self._incarnations[sys.intern(node)] = shared(incarnation)  # nodes of one process have the same
         outgoing = self._outgoing.get(node_partition(node))
         if outgoing is not None:
             outgoing.heard(incarnation)
