@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
-from typing import NamedTuple
 
 import attrs
 
@@ -67,7 +66,8 @@ class Claim:
     previous: Owner | None = None
 
 
-class Node(NamedTuple):
+@attrs.frozen
+class Node:
     """A live node: its id, its incarnation, and the seconds its lease has left."""
 
     id: str
