@@ -62,7 +62,7 @@ class ServiceGroup:
         if group is None:
             self._early.append((service, context))
         else:
-            context = (context or self._context).copy()
+            context = (self._context if context is None else context).copy()  # an empty context is false
             if self._library is not None:  # else anyio finds no event loop if this is called in no task
                 context.run(_sniffio.current_async_library_cvar.set, self._library)
             context.run(group.start_soon, self._run, service)

@@ -27,13 +27,6 @@ class CallContext:
         mine = self.made_in
         return len(mine) == len(context) and all(mine.get(name, mine) is value for name, value in context.items())
 
-    def differs(self, context: Context) -> bool:
-        """Return whether something was set in *context*, which was a copy."""
-        try:
-            return context != self.made_in
-        except Exception:  # by values that cannot be compared: then it is another value
-            return True
-
     def copy(self) -> Context:
         """Return a copy in which nothing was set; call :meth:`spoil` once something was."""
         if self._copy is None:
@@ -43,3 +36,11 @@ class CallContext:
     def spoil(self) -> None:
         """Use the last copy for no further call."""
         self._copy = None
+
+
+def differ(one: Context, other: Context) -> bool:
+    """Return whether something was set in *one* or *other*, which were copies of the same context."""
+    try:
+        return one != other
+    except Exception:  # by values that cannot be compared: then it is another value
+        return True

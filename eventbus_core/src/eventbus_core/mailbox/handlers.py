@@ -17,7 +17,7 @@ from anyio.lowlevel import checkpoint
 from eventbus_core.concurrency.notifier import Notifier
 from eventbus_core.concurrency.service_group import Service, ServiceGroup
 from eventbus_core.concurrency.worker import Worker
-from eventbus_core.mailbox.call_context import CallContext
+from eventbus_core.mailbox.call_context import CallContext, differ
 from eventbus_core.mailbox.limits import MailboxLimits
 from eventbus_core.mailbox.loss_markers import LOSS, loss_of
 from eventbus_core.mailbox.mailbox import Mailbox
@@ -84,10 +84,10 @@ class HandlerScheduler:
 
     def present_context(self) -> CallContext:
         """Return the context of the caller; those who call this in the same one get the same object."""
-        present = copy_context()
-        if not self._context.holds(present):
-            self._context = CallContext(present)
-        return self._context
+        present, last = copy_context(), self._context  # handles of clients may be made in any thread
+        if not last.holds(present):
+            self._context = last = CallContext(present)
+        return last
 
     async def _run(self) -> None:
         """Call plain functions, giving other tasks a chance between turns, until :meth:`interrupt` is called."""
@@ -348,6 +348,7 @@ class Handler:
         """
         mailbox, function = self.mailbox, self.function
         event, result = self._begun
+        fresh = copy_context() if event is None else None  # what began elsewhere may have set something before
         self._begun = None, None
         handled = 0
         while True:
@@ -373,7 +374,7 @@ class Handler:
                 self._failed(event, error)
             event = result = None
             handled += 1
-            if self._context.differs(copy_context()):
+            if fresh is None or differ(copy_context(), fresh):
                 self._scheduler.start(self._run, self._context.made_in)
                 return
             if handled % EVENTS_PER_TURN == 0:
