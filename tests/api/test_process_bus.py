@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import anyio
 import pytest
+from anyio import to_thread
 
 import eventbus
 from eventbus import Portal, ProcessBus
-from tests.support import fresh_namespace, within_deadline
+from tests.support import DEADLINE, fresh_namespace, tasks, until, within_deadline
 
 PROGRAM = """
 import signal, sys, asyncio, eventbus
@@ -67,6 +69,27 @@ def test_an_opening_that_fails_leaves_nothing_open_and_is_tried_again() -> None:
     assert anyio.run(bus.open).state == "open"
     bus.close()
     assert portals[1].state == "closed"
+
+
+async def test_a_task_that_is_cancelled_does_not_wait_for_the_opening() -> None:
+    entered, go_on = threading.Event(), threading.Event()
+
+    async def enter(_: Portal) -> None:
+        entered.set()
+        await to_thread.run_sync(go_on.wait, DEADLINE)
+
+    bus = ProcessBus("memory://tests", enter, namespace=fresh_namespace())
+    try:
+        async with tasks() as group:
+            group.start_soon(bus.open)
+            await until(entered.is_set)
+            group.cancel_scope.cancel()
+        assert bus._opened is None
+        go_on.set()
+        assert (await bus.open()).state == "open"
+    finally:
+        go_on.set()
+        await to_thread.run_sync(bus.close)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")

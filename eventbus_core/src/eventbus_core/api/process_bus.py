@@ -6,7 +6,8 @@ import os
 from collections.abc import Awaitable, Callable
 from functools import partial
 from threading import Lock
-from typing import Unpack
+from typing import Final, Unpack
+from weakref import WeakSet
 
 import anyio
 from anyio import to_thread
@@ -15,6 +16,17 @@ from eventbus_core.api.blocking import BlockingBus, connect_blocking
 from eventbus_core.api.connect_options import ConnectOptions
 from eventbus_core.api.exit_on_sigterm import exit_on_sigterm
 from eventbus_core.api.portal import Portal
+
+_buses: Final[WeakSet[ProcessBus]] = WeakSet()
+
+
+def _after_fork() -> None:
+    for bus in list(_buses):
+        bus._begin()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)  # before the child has threads that could use a bus
 
 
 class ProcessBus:
@@ -39,25 +51,24 @@ class ProcessBus:
         self._connect = partial(connect_blocking, uri, **options)
         self._enter = enter
         self._begin()
+        _buses.add(self)
 
     def _begin(self) -> None:
-        self._process = os.getpid()
+        """Be a bus that has not been used in this process."""
         self._lock = Lock()
         self._opened: tuple[BlockingBus, Portal] | None = None
 
     async def open(self) -> Portal:
         """
-        Return the open bus of this process.
+        Return the open bus of this process. If this is cancelled while it opens, the next call returns it.
 
         Raises:
             TransportUnavailable, ConfigurationError, NodeAlreadyPresent: it cannot be opened now; the next call tries.
         """
-        if self._process != os.getpid():
-            self._begin()
         opened = self._opened
         if opened is None:
             exit_on_sigterm()
-            opened = await to_thread.run_sync(self._open)
+            opened = await to_thread.run_sync(self._open, abandon_on_cancel=True)
         return opened[1]
 
     def close(self) -> None:
