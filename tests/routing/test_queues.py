@@ -277,6 +277,19 @@ async def test_no_consumer_on_a_node_that_drains_takes_an_event_while_another_fi
         assert (len(busy.done), len(other.done)) == (1, 1)
 
 
+async def test_calls_that_wait_on_a_node_that_drains_end(uri: str) -> None:
+    async with buses(uri, 2) as (a, b), b.queue("jobs").consume() as consumer:
+        async with tasks() as group:
+            group.start_soon(b.drain, 0.0)
+            for _ in range(2):  # a call that waits, and a later one
+                with within_deadline("the call has ended"), pytest.raises(eventbus.NodeDraining):
+                    await consumer.receive()
+        await a.queue("jobs").send("n", 1)
+        async with a.queue("jobs").consume() as other:
+            with within_deadline("another consumer gets the event"):
+                assert (await other.receive()).data == 1
+
+
 async def test_a_handler_that_is_cancelled_as_its_bus_closes_leaves_its_event_to_another(uri: str) -> None:
     """The other consumer gets the same id."""
     async with buses(uri, 2) as (a, c):

@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol, Self
 from uuid import uuid4
 
 from eventbus_core.api.client import Client
-from eventbus_core.errors import BusClosed, EventBusError, OptionError
+from eventbus_core.errors import BusClosed, EventBusError, NodeDraining, OptionError
 from eventbus_core.mailbox.handlers import HandlerFunction
 from eventbus_core.model.event import Event
 from eventbus_core.model.names import check_client
@@ -98,7 +98,11 @@ class Queue:
 
     @property
     def waiting(self) -> int:
-        """How many events that this node sent to the queue no consumer is known to have handled."""
+        """
+        How many events that this node sent to the queue no consumer is known to have handled.
+
+        Of a retained queue: those that this node has read to hand them out; 0 on all nodes but the one that does that.
+        """
         return self._node.queues.waiting_for(self.name)
 
     def consume(self, function: HandlerFunction | None = None, *, concurrency: int = 1) -> Consumer:
@@ -180,9 +184,13 @@ class Consumer:
         return await self._receiver.receive(self._check_open)
 
     def _check_open(self) -> None:
-        if self._client._stopped or not self._client._entered:
-            raise BusClosed(f"consumer {self.name!r} is not open: open it with 'async with queue.consume()'")
-        self._client._check_held()
+        if self._client._entered and not self._client._stopped:
+            self._client._check_held()
+            if self._consumer.is_open:
+                return
+            if self._node.state.draining:
+                raise NodeDraining(self.name, self._node.id, 0.0)
+        raise BusClosed(f"consumer {self.name!r} is not open: open it with 'async with queue.consume()'")
 
     def __aiter__(self) -> Self:
         return self

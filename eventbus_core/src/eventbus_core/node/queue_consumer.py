@@ -123,6 +123,11 @@ class QueueConsumer(ABC):
         self._queues.offer(self.queue, self.client, self._concurrency)
 
     @property
+    def is_open(self) -> bool:
+        """Whether :meth:`open` was called, and :meth:`close` was not."""
+        return self._open
+
+    @property
     def has_room(self) -> bool:
         """Whether it takes another event now."""
         return self._working < self._concurrency
