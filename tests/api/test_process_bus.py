@@ -13,7 +13,7 @@ import pytest
 from anyio import to_thread
 
 import eventbus
-from eventbus import Portal, ProcessBus
+from eventbus import NodeAlreadyPresent, Portal, ProcessBus
 from tests.support import DEADLINE, fresh_namespace, tasks, until, within_deadline
 
 PROGRAM = """
@@ -69,6 +69,29 @@ def test_an_opening_that_fails_leaves_nothing_open_and_is_tried_again() -> None:
     assert anyio.run(bus.open).state == "open"
     bus.close()
     assert portals[1].state == "closed"
+
+
+def test_the_use_of_a_bus_that_has_ended_raises_why_and_the_next_opens_another() -> None:
+    bus = ProcessBus("memory://tests", namespace=fresh_namespace())
+
+    async def fail() -> None:
+        raise NodeAlreadyPresent("n1")
+
+    async def end(portal: Portal) -> None:
+        async def start() -> None:
+            portal._bus._node.services.start(fail)
+
+        await portal._entry.run(start)
+        await until(lambda: portal.state == "closed")
+
+    first = anyio.run(bus.open)
+    try:
+        anyio.run(end, first)
+        with pytest.raises(NodeAlreadyPresent):
+            anyio.run(bus.open)
+        assert anyio.run(bus.open).state == "open"
+    finally:
+        bus.close()
 
 
 async def test_a_task_that_is_cancelled_does_not_wait_for_the_opening() -> None:

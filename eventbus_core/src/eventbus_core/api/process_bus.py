@@ -34,8 +34,9 @@ class ProcessBus:
     The bus of a process: its first use opens it in a thread, for every event loop and thread.
 
     It is for code that has no place to open a bus, such as a part of a web framework whose server forks. After a fork,
-    and after :meth:`close`, the next use opens another bus. The exit of the interpreter closes it; so does SIGTERM,
-    once the server has stopped, if the first use is in the main thread.
+    and after :meth:`close`, the next use opens another bus; if it has ended by itself, the next use raises why, and the
+    one after that opens another. The exit of the interpreter closes it; so does SIGTERM, once the server has stopped,
+    if the first use is in the main thread.
 
     Args:
         uri: of the bus; with *options* as for :func:`connect`.
@@ -63,10 +64,11 @@ class ProcessBus:
         Return the open bus of this process. If this is cancelled while it opens, the next call returns it.
 
         Raises:
-            TransportUnavailable, ConfigurationError, NodeAlreadyPresent: it cannot be opened now; the next call tries.
+            TransportUnavailable, ConfigurationError, NodeAlreadyPresent: it cannot be opened now, or has ended by this
+                error; the next call tries.
         """
         opened = self._opened
-        if opened is None:
+        if opened is None or opened[1].state == "closed":
             exit_on_sigterm()
             opened = await to_thread.run_sync(self._open, abandon_on_cancel=True)
         return opened[1]
@@ -79,6 +81,8 @@ class ProcessBus:
 
     def _open(self) -> tuple[BlockingBus, Portal]:
         with self._lock:
+            if self._opened is not None and self._opened[1].state == "closed":
+                self.close()  # raises why it has ended
             if self._opened is None:
                 bus = self._connect().open()
                 portal = bus.portal()

@@ -10,7 +10,8 @@ class CallContext:
     The context that handlers were made in.
 
     Their functions are called in a copy, so that what one sets reaches no other event. One copy serves all calls, which
-    do not nest, until something was set in it: a copy for each call would cost more than the call.
+    do not nest, until something was set in it: a copy for each call would cost more than the call. A value that equals
+    the one before counts as not set.
 
     Attributes:
         made_in: that context.
