@@ -230,6 +230,12 @@ async def test_a_process_leaves_a_group_that_gets_no_message(make: Make) -> None
     assert not layer._process._client._held.patterns
 
 
+async def test_a_general_channel_leaves_a_group_in_the_end(make: Make) -> None:
+    layer = make(group_expiry=0.0)
+    await layer.group_add("group", "thumbnails")
+    assert [client async for client in layer._portal.clients()] == [layer._client(layer.client_prefix)]
+
+
 async def test_no_message_is_lost_to_a_receive_that_is_cancelled(make: Make) -> None:
     layer = make(capacity=1000)
     channel = await layer.new_channel()

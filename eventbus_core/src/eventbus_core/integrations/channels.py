@@ -15,6 +15,7 @@ import asyncio
 from collections.abc import Awaitable, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
+from itertools import takewhile
 from logging import getLogger
 from threading import Lock
 from time import monotonic
@@ -23,7 +24,7 @@ from uuid import uuid4
 
 import msgspec
 
-from eventbus import Buffers, ClientNotFound, Event, Portal, PortalConsumer, ProcessBus, quote
+from eventbus import Buffers, ClientNotFound, Event, Portal, PortalClient, PortalConsumer, ProcessBus, quote
 
 try:
     from channels.exceptions import ChannelFull
@@ -87,6 +88,7 @@ class EventBusChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         self._consumers: dict[str, PortalConsumer] = {}  # of the general channels that are received in this process
         self._groups: dict[str, dict[str, float]] = {}  # by topic: the members in this process, and until when
         self._next_sweep = monotonic() + self.group_expiry
+        self._forwarding: dict[str, tuple[PortalClient, float]] = {}  # of general channels in groups; until when
         self._process = await portal.client(self._client(self.client_prefix), handler=self._take_in).open()
 
     async def new_channel(self, prefix: str = "specific.") -> str:
@@ -164,9 +166,13 @@ class EventBusChannelLayer(BaseChannelLayer):  # type: ignore[misc]
                 return False
             await queue.send(_MESSAGE, detail, expires=self.expiry)
         elif action == _ADD:
-            forward = partial(self._forward, channel, monotonic() + self.group_expiry)
-            member = await self._portal.client(self._client(f"{channel}={detail}"), handler=forward).open()
+            name, until = self._client(f"{channel}={detail}"), monotonic() + self.group_expiry
+            member = await self._portal.client(name, handler=partial(self._forward, channel, until)).open()
+            with self._lock:
+                self._forwarding.pop(name, None)
+                self._forwarding[name] = member, until
             await member.subscribe(detail)
+            await self._end_forwarding()
         else:
             async with self._portal.client(self._client(f"{channel}={detail}")):
                 pass  # taken from the process that had it
@@ -175,6 +181,15 @@ class EventBusChannelLayer(BaseChannelLayer):  # type: ignore[misc]
     async def _forward(self, channel: str, until: float, event: Event) -> None:
         if monotonic() < until and not await self._act_on_queue(_MESSAGE, channel, event.data):
             _log.info("channel %s is over capacity: a message to a group was dropped", channel)
+
+    async def _end_forwarding(self) -> None:
+        """Have the general channels leave their groups that have been there for too long."""
+        with self._lock:  # those that were added first come first
+            expired = list(takewhile(lambda item: item[1][1] <= monotonic(), self._forwarding.items()))
+            for name, _ in expired:
+                del self._forwarding[name]
+        for _, (member, _) in expired:
+            await member.aclose()
 
     async def _act(self, action: str, channel: str, detail: Any) -> bool:
         """Do *action* with a channel of this process."""
