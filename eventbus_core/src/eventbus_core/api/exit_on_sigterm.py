@@ -16,8 +16,9 @@ def exit_on_sigterm() -> None:
     Have the interpreter exit, and with it every bus leave, once SIGTERM has come and its handler has done its work.
 
     A server such as uvicorn handles SIGTERM, stops, and at last ends itself by the same signal, without an exit: that
-    second one is kept back. A process without a handler gets ``SystemExit``. Other threads than the main one get no
-    signals: there nothing is done.
+    second one is kept back. Programs that the main thread starts between the two inherit that, and ignore SIGTERM. A
+    process without a handler gets ``SystemExit``. Other threads than the main one get no signals: nothing is done
+    there.
     """
     global _former
     if sys.platform == "win32" or threading.current_thread() is not threading.main_thread():
