@@ -91,6 +91,18 @@ def test_names_the_package_to_install_when_its_extra_is_missing(missing: str) ->
     assert "pip install 'eventbus-core[cli]'" in ended.stderr
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="there a process cannot send itself SIGINT")
+def test_ctrl_c_while_it_starts_is_no_traceback() -> None:
+    find = "lambda _, name, *rest: name == 'typer' and signal.raise_signal(2) or None"
+    finder = f"type('Finder', (), {{'find_spec': {find}}})"
+    start = "runpy.run_module('eventbus', run_name='__main__')"
+    code = f"import runpy, signal, sys; sys.meta_path.insert(0, {finder}()); {start}"
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=TIMEOUT, env=environment(), check=False
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "")
+
+
 def test_without_a_command_it_shows_the_help() -> None:
     ended = run()
     assert ended.returncode == 2

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from eventbus_core.cli.failure import fail
+from eventbus_core.cli.failure import INTERRUPTED, fail
 from eventbus_core.cli.standard_streams import OutputFailed, secure_streams
 from eventbus_core.errors import EventBusError
 
@@ -23,15 +23,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """
     secure_streams()
     try:
-        from eventbus_core.cli.app import run_app
-    except ModuleNotFoundError as error:
-        missing = (error.name or "").partition(".")[0]
-        if missing not in ("typer", "rich"):
-            raise
-        fail(f"the command line needs {missing}: pip install 'eventbus-core[cli]'")
-    try:
-        status = run_app(_own_arguments() if arguments is None else list(arguments))
+        status = _run(_own_arguments() if arguments is None else list(arguments))
         sys.stdout.flush()
+    except KeyboardInterrupt:  # before the command looked for signals
+        status = INTERRUPTED
     except EventBusError as error:
         fail(str(error))
     except OutputFailed as error:
@@ -39,6 +34,17 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             sys.exit(0)
         fail(str(error))
     sys.exit(status)
+
+
+def _run(arguments: Sequence[str]) -> int:
+    try:
+        from eventbus_core.cli.app import run_app
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in ("typer", "rich"):
+            raise
+        fail(f"the command line needs {missing}: pip install 'eventbus-core[cli]'")
+    return run_app(arguments)
 
 
 def _own_arguments() -> list[str]:

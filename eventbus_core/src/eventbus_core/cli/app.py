@@ -19,7 +19,7 @@ from eventbus_core.cli.demo.demo_command import DEMO_EXAMPLES, DEMO_HELP, demo_c
 from eventbus_core.cli.doctor import DOCTOR_EXAMPLES, doctor_command
 from eventbus_core.cli.drain import DRAIN_EXAMPLES, drain_command
 from eventbus_core.cli.explain import EXPLAIN_EXAMPLES, explain_command
-from eventbus_core.cli.failure import NOT_RUN
+from eventbus_core.cli.failure import INTERRUPTED, NOT_RUN
 from eventbus_core.cli.history_command import HISTORY_EXAMPLES, history_command
 from eventbus_core.cli.nodes import NODES_EXAMPLES, nodes_command
 from eventbus_core.cli.publish import PUBLISH_EXAMPLES, publish_command
@@ -46,7 +46,6 @@ Exit status: 0 on success, 1 if the command found a fault or could not send an e
 2 for a wrong argument or if the bus cannot be reached, 130 after Ctrl-C, 143 after SIGTERM.
 """
 
-INTERRUPTED: Final = 130
 USAGE_ERROR: Final[Any] = typer.BadParameter.__mro__[1]  # typer has no public name for it
 _PASSWORD: Final = re.compile(r"(://[^/\s:@]*):\S*@")
 
