@@ -89,7 +89,7 @@ async def test_lines_can_be_text(redis_uri: str) -> None:
         (("send", "@server-2", "unheard.of"), 1, "unheard.of for @server-2 was not handled: no handler"),
         (("publish", "order.x", "{"), 2, "error: '{' is not JSON: "),
         (("publish", "order.x", "x" * 100, "--text", "--uri", "{uri}&max_event_size=64"), 1, "the limit is 64"),
-        (("publish", "order.*", "1"), 2, "error: 'order.*' is not a valid topic"),
+        (("publish", "order.*", "1"), 2, "error: 'order.*' is not a valid topic or event type"),
         (("send", "acme/", "a"), 2, "is not a valid client"),
     ],
 )

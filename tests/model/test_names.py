@@ -24,7 +24,7 @@ from tests import strategies
 
 CHECKS: dict[str, Callable[[Any], str]] = {
     "client": check_client,
-    "topic": check_topic,
+    "topic or event type": check_topic,
     "pattern": check_pattern,
     "node": lambda name: check_identifier("node", name),
 }
@@ -89,7 +89,7 @@ def test_names_are_accepted_by_the_rules_and_refused_with_invalid_name_alone(nam
     assert _accepts("client", name) == (
         plain and name[0] not in "@#$" and name.count("/") <= 1 and "" not in name.split("/")
     )
-    assert _accepts("topic", name) == (plain and whole and name[0] != "$")
+    assert _accepts("topic or event type", name) == (plain and whole and name[0] != "$")
     assert _accepts("pattern", name) == (
         whole and all(token in {"*", ">"} or not set("*>") & set(token) for token in tokens) and ">" not in tokens[:-1]
     )

@@ -23,6 +23,8 @@ EVERYONE: Final = "*"
 NODE_SIGN: Final = "@"
 TOPIC_SIGN: Final = "#"
 RESERVED: Final = "$"
+TOPIC: Final = "topic or event type"
+"""The kind of both in errors: they have the same rules."""
 
 _IDENTIFIER = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
 
@@ -87,6 +89,10 @@ def check_address(address: object) -> str:
     """
     if isinstance(address, str) and address.startswith(NODE_SIGN):
         return NODE_SIGN + check_identifier("node", address[1:])
+    if isinstance(address, str) and address.startswith(TOPIC_SIGN):
+        raise InvalidName("client", address, f"it is the address of a topic; publish to {address[1:]!r} instead")
+    if address == EVERYONE:
+        raise InvalidName("client", address, "it is the address of everyone; use broadcast instead")
     return check_client(address)
 
 
@@ -101,7 +107,7 @@ def check_topic(topic: str) -> str:
     try:
         return known_topic(topic)
     except TypeError:
-        raise _no_text("topic", topic) from None
+        raise _no_text(TOPIC, topic) from None
 
 
 def check_topics(topics: object) -> list[str]:
@@ -123,11 +129,11 @@ def check_topics(topics: object) -> list[str]:
 @lru_cache(maxsize=4096)
 def known_topic(topic: str) -> str:
     """Return *topic*, checked as by :func:`check_topic`; topics that were checked recently are cached."""
-    topic = _check_characters("topic", topic)
+    topic = _check_characters(TOPIC, topic)
     if topic[0] == RESERVED:
-        raise InvalidName("topic", topic, "topics that begin with $ are reserved for the bus")
+        raise InvalidName(TOPIC, topic, "those that begin with $ are reserved for the bus")
     if "" in topic.split("."):
-        raise InvalidName("topic", topic, "no token between the dots may be empty")
+        raise InvalidName(TOPIC, topic, "no token between the dots may be empty")
     return topic
 
 
