@@ -8,6 +8,7 @@ import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from functools import partial
+from time import monotonic
 from typing import Any
 
 import anyio
@@ -276,3 +277,28 @@ def test_an_async_handler_runs_on_an_event_loop_that_anyio_did_not_start() -> No
 
     asyncio.run(main())
     assert got == [1]
+
+
+async def test_an_event_that_comes_as_a_call_is_cancelled_goes_to_another_call_that_waits() -> None:
+    """Here in another loop, which is not free until the event has come."""
+    async with eventbus.connect() as bus:
+        jobs, ready, got = bus.queue("jobs"), threading.Event(), list[int]()
+
+        async def receive() -> None:
+            async with bus.portal().queue("jobs").consume() as consumer:
+                receiver = consumer._inner._receiver
+                assert receiver is not None
+                calls = [asyncio.create_task(consumer.receive()) for _ in range(2)]
+                await until(lambda: receiver._calls == 2)
+                ready.set()
+                limit = monotonic() + DEADLINE
+                while receiver._calls == 2 and monotonic() < limit:
+                    pass
+                calls[0].cancel()
+                got.append((await asyncio.wait_for(calls[1], DEADLINE)).data)
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(_elsewhere, receive)
+            await to_thread.run_sync(ready.wait, DEADLINE)
+            await jobs.send("n", 1)
+        assert got == [1]

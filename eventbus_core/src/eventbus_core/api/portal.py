@@ -123,7 +123,7 @@ class _Receiving(_Ported):
             raise
 
     async def receive(self) -> Event:
-        """Return the next event; one that comes when the call is cancelled is returned by the next call."""
+        """Return the next event; one that comes when the call is cancelled is returned by another call."""
         if self._late:
             return self._late.popleft()
         return await self._entry.run(self._inner.receive, self._keep)
@@ -333,3 +333,7 @@ class PortalConsumer(_Receiving):
         self._inner: Consumer = consumer
         self._late = deque()
         self.name = consumer.name
+
+    async def _keep(self, event: Event) -> None:
+        with suppress(BusClosed):  # else a call that waits gets it now
+            await self._entry.run_at_once(partial(self._inner._take_back, event))

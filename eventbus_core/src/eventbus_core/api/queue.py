@@ -183,6 +183,11 @@ class Consumer:
         self._node.state.check_place()
         return await self._receiver.receive(self._check_open)
 
+    def _take_back(self, event: Event) -> None:
+        """Give *event*, which :meth:`receive` returned, to another call."""
+        if self._receiver is not None:
+            self._receiver.take_back(event)
+
     def _check_open(self) -> None:
         if self._client._entered and not self._client._stopped:
             self._client._check_held()

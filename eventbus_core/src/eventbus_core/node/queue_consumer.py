@@ -262,27 +262,35 @@ class QueueReceiver(QueueConsumer):
         super().__init__(queues, requests, queue, client, 1)
         self._calls = 0
         self._taken: deque[tuple[Event, Event]] = deque()
+        self._returned: deque[Event] = deque()  # handled already, but what called for them was cancelled
 
     @property
     def has_room(self) -> bool:
         """Whether a call waits for which no event has come yet."""
-        return self._calls > len(self._taken)
+        return self._calls > len(self._taken) + len(self._returned)
 
     async def receive(self, check: Callable[[], None]) -> Event:
         """Return the next event; *check* raises once none can come."""
         self._calls += 1
         try:
             check()
-            while not self._taken:
+            while not (self._taken or self._returned):
                 self.give_turn()
                 await self._progress.wait()
                 check()
+            if self._returned:
+                return self._returned.popleft()
             request, event = self._taken.popleft()
         finally:
             self._calls -= 1
             self._give_back()
         self._done(request)
         return event
+
+    def take_back(self, event: Event) -> None:
+        """Give *event*, which a call returned, to another call."""
+        self._returned.append(event)
+        self._progress.notify()
 
     def _begin(self, request: Event, event: Event) -> None:
         self._taken.append((request, event))
