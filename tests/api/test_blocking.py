@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from queue import Queue
 from typing import Any
 
@@ -22,6 +23,7 @@ from eventbus import (
     BusClosed,
     Client,
     ClientNotFound,
+    ConfigurationError,
     Event,
     Portal,
     PortalClient,
@@ -57,6 +59,34 @@ def publishing(bus: BlockingBus, topic: str, data: object) -> Iterator[None]:
     yield
     enough.set()
     thread.join()
+
+
+class AsyncCallable:
+    async def __call__(self, event: Event) -> None: ...
+
+
+async def async_function(event: Event) -> None: ...
+
+
+REGISTRATIONS: dict[str, Callable[[BlockingBus, Any], object]] = {
+    "on": lambda bus, function: bus.on("news", function),
+    "a decorator": lambda bus, function: bus.once("news")(function),
+    "client": lambda bus, function: bus.client("bob", handler=function),
+    "consume": lambda bus, function: bus.queue("jobs").consume(function),
+    "a hook": lambda bus, function: bus.on_error(function),
+}
+
+
+@pytest.mark.parametrize("register", REGISTRATIONS.values(), ids=REGISTRATIONS)
+@pytest.mark.parametrize(
+    "function", [async_function, partial(async_function), AsyncCallable(), 5], ids=["async", "partial", "object", "5"]
+)
+def test_what_no_thread_can_call_is_refused_when_it_is_registered(
+    register: Callable[[BlockingBus, Any], object], function: object
+) -> None:
+    """The coroutine of an async function would never run, and its event count as handled."""
+    with connect_blocking() as bus, pytest.raises(ConfigurationError, match=r"^a handler or hook .*must be a "):
+        register(bus, function)
 
 
 def test_events_reach_clients_handlers_and_subscribers_of_both_nodes(uri: str) -> None:

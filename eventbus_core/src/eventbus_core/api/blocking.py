@@ -8,7 +8,7 @@ from typing import Any, Generic, ParamSpec, Self, TypeVar, Unpack
 
 import anyio
 
-from eventbus_core.api.blocking_call import Blocking, InThread, waits
+from eventbus_core.api.blocking_call import Blocking, InThread, in_thread, waits
 from eventbus_core.api.bus import Bus
 from eventbus_core.api.client import Client
 from eventbus_core.api.connect import connect
@@ -45,7 +45,7 @@ class BlockingHook(Generic[P]):
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
         """Register *function* and return it."""
-        self._hook(InThread(function))
+        self._hook(in_thread(function))
         return function
 
 
@@ -123,9 +123,9 @@ class BlockingBus(_Sending):
         since: str | None = None,
     ) -> BlockingClient:
         """Return a handle that holds the client *name* within ``with``; iterating waits for its events."""
-        in_thread = None if handler is None else InThread(handler)
+        called = None if handler is None else in_thread(handler)
         return BlockingClient(
-            self._bus.client(name, takeover=takeover, linger=linger, handler=in_thread, overflow=overflow, since=since)
+            self._bus.client(name, takeover=takeover, linger=linger, handler=called, overflow=overflow, since=since)
         )
 
     def queue(self, name: str) -> BlockingQueue:
@@ -187,8 +187,10 @@ class BlockingBus(_Sending):
     def _register(
         self, add: Callable[[HandlerFunction], Registration], function: Callable[[Event], object]
     ) -> BlockingRegistration:
+        handler = in_thread(function)
+
         async def register() -> Registration:
-            return await add(InThread(function)).__aenter__()
+            return await add(handler).__aenter__()
 
         return BlockingRegistration(self, self._call(register))
 
@@ -312,8 +314,8 @@ class BlockingQueue:
 
     def consume(self, function: Callable[[Event], object] | None = None, *, concurrency: int = 1) -> BlockingConsumer:
         """Return a consumer that calls *function* in worker threads within ``with``; see :meth:`Queue.consume`."""
-        in_thread = None if function is None else InThread(function)
-        return BlockingConsumer(self._queue.consume(in_thread, concurrency=concurrency))
+        called = None if function is None else in_thread(function)
+        return BlockingConsumer(self._queue.consume(called, concurrency=concurrency))
 
     def __repr__(self) -> str:
         return f"<BlockingQueue {self.name!r} of node {self._bus.node!r}>"

@@ -19,6 +19,7 @@ from eventbus_core.concurrency.loop_thread import LoopThread
 from eventbus_core.concurrency.service_group import EXITS
 from eventbus_core.concurrency.worker_threads import WorkerThreads
 from eventbus_core.errors import BusClosed, ConfigurationError, EventBusError
+from eventbus_core.model.functions import check_plain_function
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -39,6 +40,11 @@ class InThread:
     async def __call__(self, *args: Any, **kwargs: Any) -> None:
         """Return once the function has returned."""
         await _threads.run(partial(self.function, *args, **kwargs))
+
+
+def in_thread(function: Callable[..., object]) -> InThread:
+    """Return *function* as a handler or hook that runs in a worker thread; raises if it is not a plain function."""
+    return InThread(check_plain_function(function))
 
 
 class _Exited(EventBusError):
@@ -107,7 +113,7 @@ class Blocking:
 
     def _call(self, function: Callable[[], Awaitable[R]]) -> R:
         if self._portal is None:
-            raise BusClosed("it is not open: open it with 'with', or open()")
+            raise BusClosed(f"{self._inner!r} is not open: open it with 'with', or open()")
         if self._process != os.getpid():
             raise ConfigurationError(
                 "this bus was opened before the process forked, and stays with the parent; "
