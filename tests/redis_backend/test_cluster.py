@@ -283,16 +283,22 @@ async def test_frames_that_nobody_reads_are_left_at_the_server(
             group.cancel_scope.cancel()
 
 
-async def test_to_join_and_leave_on_open_lines_asks_no_server_for_the_owners_of_slots(
-    well: RedisCluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def noted_refreshes(here: Reading, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Have the servers asked for the owners of slots no more; return the times at which they would be, as a list."""
     asked: list[float] = []
 
     async def refresh() -> None:
         asked.append(monotonic())
 
+    monkeypatch.setattr(here.transport._topology, "refresh", refresh)
+    return asked
+
+
+async def test_to_join_and_leave_on_open_lines_asks_no_server_for_the_owners_of_slots(
+    well: RedisCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with reading(well.uri, "n0", *LANES) as here:
-        monkeypatch.setattr(here.transport._topology, "refresh", refresh)
+        asked = noted_refreshes(here, monkeypatch)
         for number in range(100, 120):
             await here.transport.join([lane_partition(number)])
             await here.transport.leave([lane_partition(number)])
@@ -308,13 +314,8 @@ async def test_a_join_that_opens_a_line_asks_for_the_owners_of_slots(
     well: RedisCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Otherwise one whose primary is gone, and does not refuse the connection, would fail as often as it is made."""
-    asked: list[float] = []
-
-    async def refresh() -> None:
-        asked.append(monotonic())
-
     async with reading(well.uri) as here:
-        monkeypatch.setattr(here.transport._topology, "refresh", refresh)
+        asked = noted_refreshes(here, monkeypatch)
         await here.transport.join(LANES[:1])
         assert asked
 
