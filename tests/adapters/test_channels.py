@@ -227,13 +227,14 @@ async def test_a_member_leaves_a_group_in_the_end(make: Make) -> None:
 async def test_a_process_leaves_a_group_that_gets_no_message(make: Make) -> None:
     layer = make(group_expiry=0.0)
     await layer.group_add("quiet", await layer.new_channel())
-    assert not layer._process._client._held.patterns
+    assert not layer._specific._client._client._held.patterns
 
 
 async def test_a_general_channel_leaves_a_group_in_the_end(make: Make) -> None:
     layer = make(group_expiry=0.0)
     await layer.group_add("group", "thumbnails")
-    assert [client async for client in layer._portal.clients()] == [layer._client(layer.client_prefix)]
+    portal = await layer._bus.open()
+    assert [client async for client in portal.clients()] == [layer._address(layer.client_prefix)]
 
 
 async def test_no_message_is_lost_to_a_receive_that_is_cancelled(make: Make) -> None:
