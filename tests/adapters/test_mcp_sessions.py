@@ -65,6 +65,7 @@ class Response:
             "query_string": b"",
             "root_path": "",
             "headers": [*headers, (b"content-length", str(len(self._body)).encode())],
+            "state": {"opened": "by the lifespan"},
         }
         self.task = asyncio.create_task(app(scope, self._receive, self._send))
 
@@ -156,6 +157,11 @@ def call(app: Any, session: str, tool: str = "where") -> Response:
     return Response(app, "POST", session, {"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": params})
 
 
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return the loggers of the adapter that have warned, of which each warning costs a user a request."""
+    return [record.name for record in caplog.records if record.levelname == "WARNING" and record.name != "eventbus"]
+
+
 def result(response: Response) -> str:
     return str(response.messages()[-1]["result"]["content"][0]["text"])
 
@@ -198,7 +204,7 @@ async def test_a_request_whose_client_goes_before_its_end_is_not_forwarded(uri: 
         assert (request.status, b.bus.stats().accepted) == (0, 0)
 
 
-async def test_a_replica_that_cannot_reach_the_others_says_so(uri: str) -> None:
+async def test_a_replica_that_cannot_reach_the_others_says_so(uri: str, caplog: pytest.LogCaptureFixture) -> None:
     """Its node holds as many clients as it may, so it cannot get answers; then its bus is closed."""
     async with replica(uri, "one") as one:
         session = await begin(one.app)
@@ -208,12 +214,14 @@ async def test_a_replica_that_cannot_reach_the_others_says_so(uri: str) -> None:
             assert result(await call(two.app, session).done()) == "one"
         for answer in (full, await call(two.app, session).done()):
             assert (answer.status, b"try again" in answer.body) == (503, True)
+    assert warnings(caplog) == ["eventbus.http", "eventbus.mcp"]
 
 
-async def test_a_session_that_cannot_be_begun_is_refused(uri: str) -> None:
+async def test_a_session_that_cannot_be_begun_is_refused(uri: str, caplog: pytest.LogCaptureFixture) -> None:
     async with replica(uri, "one", max_clients=1) as one, one.bus.client("alice"):
         refused = await Response(one.app, "POST", None, INITIALIZE).done()
         assert (refused.status, refused.session, b"try again" in refused.body) == (503, None, True)
+    assert warnings(caplog) == ["eventbus.mcp"]
 
 
 async def test_the_stream_of_a_session_comes_by_any_replica(uri: str) -> None:
@@ -226,7 +234,7 @@ async def test_the_stream_of_a_session_comes_by_any_replica(uri: str) -> None:
             await call(two.app, session).done()
             await until(lambda stream=stream: "list_changed" in stream.body.decode())  # type: ignore[misc]
             await stream.close()
-            await until(lambda: not one.app._serving)
+            await until(lambda: not one.app._forwarded._serving)
 
 
 async def test_a_session_that_has_ended_is_known_nowhere(uri: str) -> None:
@@ -257,6 +265,23 @@ async def test_a_session_that_may_not_be_ended_goes_on(uri: str) -> None:
         for app in (one.app, two.app):
             assert (await Response(app, "DELETE", session).done()).status == 401
         assert result(await call(two.app, session).done()) == "one"
+
+
+async def test_a_forwarded_request_has_the_state_of_the_lifespan_only(uri: str) -> None:
+    """Not what a middleware noted of another request."""
+    states: list[dict[str, str]] = []
+
+    def noting(app: Any) -> Any:
+        async def note(scope: Any, receive: Any, send: Any) -> None:
+            states.append(dict(scope["state"]))
+            scope["state"]["user"] = "alice"
+            await app(scope, receive, send)
+
+        return note
+
+    async with replica(uri, "one", around=noting) as one, replica(uri, "two") as two:
+        assert result(await call(two.app, await begin(one.app)).done()) == "one"
+    assert states == [{"opened": "by the lifespan"}] * 3
 
 
 async def test_a_session_without_requests_is_forgotten(uri: str) -> None:

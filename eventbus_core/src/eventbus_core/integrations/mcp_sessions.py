@@ -6,35 +6,16 @@ Sessions of the MCP Python SDK behind a load balancer that knows nothing of them
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
-from contextlib import aclosing, suppress
 from logging import getLogger
-from math import inf
 from time import monotonic
-from typing import Any, Final, TypeAlias
-from uuid import uuid4
+from typing import Any, Final
 
-import anyio
-
-from eventbus import Bus, Client, Event, EventBusError, EventTooLarge, quote
+from eventbus import Bus, Client, EventBusError, quote
+from eventbus_core.integrations.forwarded_requests import App, ForwardedRequests, Message, Receive, Send, refuse
 
 __all__ = ("ForwardedSessions",)
 
-Message: TypeAlias = MutableMapping[str, Any]
-Receive: TypeAlias = Callable[[], Awaitable[Message]]
-Send: TypeAlias = Callable[[Message], Awaitable[None]]
-App: TypeAlias = Callable[[Message, Receive, Send], Awaitable[None]]
-
 _SESSION: Final = b"mcp-session-id"
-_REQUEST: Final = "mcp.request"
-_RESPONSE: Final = "mcp.response"
-_GONE: Final = "mcp.gone"
-_FORWARDED: Final = ("type", "method", "scheme", "http_version", "path", "raw_path", "query_string", "root_path")
-_CHUNK: Final = 256 * 1024
-_LOOK_EVERY: Final = 15.0
-"""Seconds after which a replica looks whether the one that forwarded a request is still there."""
-_FAILED: Final = 503, "the replica that holds the session has gone, or failed to answer; try again"
 _UNAVAILABLE: Final = 503, "this replica cannot reach the others now; try again in a few seconds"
 
 _log = getLogger("eventbus.mcp")
@@ -88,27 +69,27 @@ class ForwardedSessions:
         self._idle = idle
         self._tenant = quote(tenant)
         self._sessions: dict[str, _HeldSession] = {}
-        self._state: object = None
-        self._serving: dict[str, tuple[asyncio.Task[None], asyncio.Event]] = {}
+        self._forwarded = ForwardedRequests(bus, self._serve, self._tenant)
+        self._state: dict[str, Any] = {}
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Serve a request, or have the replica serve it that holds its session."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        self._state = scope.get("state")
+        self._state = dict(scope.get("state", ()))
         session = _session(scope["headers"])
         try:
             away = session is not None and session not in self._sessions
             away = away and await self._bus.locate(self._address(str(session))) is not None
         except EventBusError as error:
-            _log.info("the session of a request could not be looked up: %r", error)
-            await _refuse(send, *_UNAVAILABLE)
+            _log.warning("the session of a request could not be looked up: %r", error)
+            await refuse(send, *_UNAVAILABLE)
             return
         if session is not None and away:
-            await self._forward(session, scope, receive, send)
-        elif await self._serve(session, scope, receive, send):
-            await self._release(session)
+            await self._forwarded.forward(scope, receive, send, self._address(session))
+        else:
+            await self._serve(scope, receive, send)
 
     async def aclose(self) -> None:
         """Give the sessions up, and return once requests of theirs that other replicas have forwarded have ended."""
@@ -116,13 +97,12 @@ class ForwardedSessions:
             for session in list(self._sessions):
                 await self._release(session)
         finally:  # no request comes any more
-            tasks = [task for task, _ in self._serving.values()]
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._forwarded.aclose()
 
-    async def _serve(self, session: str | None, scope: Message, receive: Receive, send: Send) -> bool:
-        """Serve a request here; return whether its session has ended."""
+    async def _serve(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Serve a request here, and release its session if that has ended."""
+        scope.setdefault("state", dict(self._state))  # a forwarded request has none
+        session = _session(scope["headers"])
         ended, refused, held = False, False, self._sessions.get(session or "")
         if held is not None:
             held.begin_request()
@@ -135,9 +115,9 @@ class ForwardedSessions:
                     try:
                         held = await self._hold(found)
                     except EventBusError as error:
-                        _log.info("a session could not be begun: %r", error)
+                        _log.warning("a session could not be begun: %r", error)
                         refused = True
-                        await _refuse(send, *_UNAVAILABLE)
+                        await refuse(send, *_UNAVAILABLE)
                 deleted = scope["method"] == "DELETE" and message["status"] < 300  # else the session goes on
                 ended = deleted or message["status"] == 404
             if not refused:
@@ -148,14 +128,15 @@ class ForwardedSessions:
         finally:
             if held is not None:
                 held.end_request()
-        return ended
+        if ended:
+            await self._release(session)
 
     async def _hold(self, name: str) -> _HeldSession:
         """Hold the session *name*, which an open request has begun; release those that are idle for too long."""
         for old, held in list(self._sessions.items()):
             if held.idle_for(self._idle):
                 await self._release(old)
-        session = _HeldSession(await self._bus.client(self._address(name), handler=self._take).open())
+        session = _HeldSession(await self._bus.client(self._address(name), handler=self._forwarded.take).open())
         session.begin_request()
         self._sessions[name] = session
         return session
@@ -164,148 +145,9 @@ class ForwardedSessions:
         if (session := self._sessions.pop(name or "", None)) is not None:
             await session.client.aclose()
 
-    def _take(self, event: Event) -> None:
-        """Serve a request that another replica forwards, in a task; runs in the event loop of the bus."""
-        if event.type == _GONE:
-            if event.data in self._serving:
-                self._serving[event.data][1].set()
-            return
-        gone = asyncio.Event()
-        task = asyncio.get_running_loop().create_task(self._answer(event, gone))
-        self._serving[event.data["to"]] = task, gone
-        task.add_done_callback(lambda _: self._serving.pop(event.data["to"], None))
-
-    async def _answer(self, request: Event, gone: asyncio.Event) -> None:
-        data, to = request.data, request.data["to"]
-        scope = {**data["scope"], "headers": [tuple(pair) for pair in data["scope"]["headers"]]}
-        scope |= {"asgi": {"version": "3.0"}} | ({} if self._state is None else {"state": self._state})
-        body = [{"type": "http.request", "body": data["body"], "more_body": False}]
-
-        async def receive() -> Message:
-            if body:
-                return body.pop()
-            while not gone.is_set():
-                with anyio.move_on_after(_LOOK_EVERY):
-                    await gone.wait()
-                with suppress(EventBusError):  # that is closed, say
-                    if await self._bus.locate(to) is not None:
-                        continue
-                break
-            return {"type": "http.disconnect"}
-
-        async def send(message: Message) -> None:
-            if message["type"] != "http.response.body":
-                await self._bus.send(to, _RESPONSE, message)
-                return
-            whole = message.get("body", b"")
-            for place in range(0, max(1, len(whole)), _CHUNK):
-                part = whole[place : place + _CHUNK]
-                more = message.get("more_body", False) or place + _CHUNK < len(whole)
-                await self._bus.send(to, _RESPONSE, {**message, "body": part, "more_body": more})
-
-        session, served, ended = _session(scope["headers"]), False, False
-        try:
-            ended = await self._serve(session, scope, receive, send)
-            served = True
-        except Exception as error:  # of the application; or the other replica, or its client, has gone
-            _log.info("a request that another replica forwarded has failed: %r", error)
-        with suppress(EventBusError):
-            await self._bus.reply(request, served)
-            if ended:  # not sooner: a client that is released has not answered
-                await self._release(session)
-
-    async def _forward(self, session: str, scope: Message, receive: Receive, send: Send) -> None:
-        try:
-            body = await _body(receive, self._bus.max_event_size)
-        except EventTooLarge as error:
-            await _refuse(send, 413, f"the request has more than the {error.limit:,} bytes of max_event_size")
-            return
-        if body is None:
-            return
-        replies = self._bus.client(self._address(uuid4().hex))
-        try:
-            await replies.open()
-        except EventBusError as error:
-            _log.info("a request could not be forwarded: %r", error)
-            await _refuse(send, *_UNAVAILABLE)
-            return
-        async with aclosing(replies):
-            passed = {name: scope[name] for name in _FORWARDED if name in scope} | {"headers": scope["headers"]}
-            data = {"to": replies.name, "scope": passed, "body": body}
-            await self._pass_on(self._address(session), data, replies, receive, send)
-
-    async def _pass_on(self, holder: str, data: Message, replies: Client, receive: Receive, send: Send) -> None:
-        """Have *holder* serve the request in *data*, and pass on what comes to *replies*."""
-        started = False
-        async with anyio.create_task_group() as group:
-
-            async def fail(status: int, reason: str) -> None:
-                if not started:
-                    await _refuse(send, status, reason)
-                group.cancel_scope.cancel()
-
-            async def ask() -> None:
-                refusal = _FAILED
-                try:
-                    if (await self._bus.request(holder, _REQUEST, data, timeout=inf)).data:
-                        return  # the response ends as well
-                except EventTooLarge as error:
-                    refusal = 413, str(error)
-                except EventBusError as error:
-                    _log.info("a request could not be forwarded: %r", error)
-                await fail(*refusal)
-
-            async def watch() -> None:
-                while (await receive())["type"] != "http.disconnect":
-                    pass
-                with suppress(EventBusError):  # then the holder finds out by itself
-                    await self._bus.send(holder, _GONE, replies.name)
-                group.cancel_scope.cancel()
-
-            group.start_soon(ask)
-            group.start_soon(watch)
-            try:
-                async for event in replies:
-                    message = event.data
-                    if message["type"] == "http.response.start":
-                        started = True
-                        await send({**message, "headers": [tuple(pair) for pair in message["headers"]]})
-                        continue
-                    await send(message)
-                    if not message["more_body"]:
-                        break
-                group.cancel_scope.cancel()
-            except EventBusError as error:
-                _log.info("the response to a forwarded request was lost: %r", error)
-                await fail(*_UNAVAILABLE)
-
     def _address(self, name: str) -> str:
         return f"{self._tenant}/{quote(name)}"
 
 
 def _session(headers: Any) -> str | None:
     return next((value.decode("latin-1") for name, value in headers if name.lower() == _SESSION), None)
-
-
-async def _body(receive: Receive, limit: int) -> bytes | None:
-    """
-    Return the body of a request; ``None`` if the client has gone before its end.
-
-    Raises:
-        EventTooLarge: it has more than *limit* bytes.
-    """
-    body = bytearray()
-    while (message := await receive())["type"] == "http.request":
-        body += message.get("body", b"")
-        if len(body) > limit:
-            raise EventTooLarge(len(body), limit)
-        if not message.get("more_body", False):
-            return bytes(body)
-    return None
-
-
-async def _refuse(send: Send, status: int, reason: str) -> None:
-    body = reason.encode()
-    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body, "more_body": False})
