@@ -91,3 +91,20 @@ async def test_an_outage_is_told_in_fields_and_few_words(
     assert {vars(found).get("node") for found in ours} == {"server-1"}
     (back,) = [vars(found) for found in ours if found.getMessage().startswith("node server-1: broker available again")]
     assert back["seconds"] > 0
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_clients_that_leave_during_an_outage_do_not_flood_the_log(
+    redis_server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "eventbus")
+    async with eventbus.connect(redis_server.uri) as bus:
+        for outage in range(1, 3):
+            guests = [await bus.client(f"guest/{number}").open() for number in range(10)]
+            redis_server.kill()
+            for guest in guests:  # one after the other, so that their releases do not go together
+                await guest.aclose()
+            told = [found for found in caplog.records if "could not release" in found.getMessage()]
+            assert len(told) == outage
+            redis_server.start()
+            await until(lambda: not bus._node.ownership._owed and bus.state == "open", "the clients are released")

@@ -22,7 +22,7 @@ from eventbus_core.errors import (
     fresh_copy,
 )
 from eventbus_core.membership.held_client import UNKNOWN, HeldClient
-from eventbus_core.observability.log import get_logger
+from eventbus_core.observability.log import LogLimit, get_logger
 from eventbus_core.options import BusOptions
 from eventbus_core.session.wire import WIRE_VERSION
 
@@ -66,6 +66,7 @@ class Ownership:
         self._options = options
         self._entry_open = False  # the directory was asked to enter us, and has not answered
         self._owed: set[Claim] = set()  # releases that the directory has not confirmed yet
+        self._failed_releases = LogLimit()
         self._claiming_again: set[str] = set()
         self._superseded: dict[str, tuple[int, str]] = {}  # by claims of other nodes, during claims of ours
         self._claims = Batcher(services, self._claim_batch, self._abandoned)
@@ -82,6 +83,7 @@ class Ownership:
         again, self.incarnation = self.entered, await self._ask_to_enter()
         self.entered_at = asked
         self._owed.clear()  # the claims of a former incarnation have ended with its lease
+        self._failed_releases.reset()
         if not again:
             self.entered_first()
 
@@ -331,8 +333,10 @@ class Ownership:
             if granted:
                 await self._directory.release(granted)
             self._owed.difference_update(claims)
+            self._failed_releases.reset()
         except EventBusError as error:  # a refusal too may end: a right is given back, a password is changed
-            extra = {"node": self.node, "clients": len(granted), "error": str(error)}
-            text = "node %s: could not release %d clients, retrying with the next renewal: %s"
-            logger.warning(text, self.node, len(granted), error, extra=extra)
+            if self._failed_releases.allows():
+                extra = {"node": self.node, "clients": len(granted), "error": str(error)}
+                text = "node %s: could not release %d clients, retrying with the next renewal: %s"
+                logger.warning(text, self.node, len(granted), error, extra=extra)
         return [None] * len(claims)
