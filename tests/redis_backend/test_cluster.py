@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from itertools import count
 from pathlib import Path
@@ -283,12 +284,18 @@ async def test_frames_that_nobody_reads_are_left_at_the_server(
             group.cancel_scope.cancel()
 
 
-def noted_refreshes(here: Reading, monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Have the servers asked for the owners of slots no more; return the times at which they would be, as a list."""
+async def _nothing() -> None: ...
+
+
+def noted_refreshes(
+    here: Reading, monkeypatch: pytest.MonkeyPatch, instead: Callable[[], Awaitable[None]] = _nothing
+) -> list[float]:
+    """Do *instead* what asks the servers for the owners of slots; return the times at which that is done, as a list."""
     asked: list[float] = []
 
     async def refresh() -> None:
         asked.append(monotonic())
+        await instead()
 
     monkeypatch.setattr(here.transport._topology, "refresh", refresh)
     return asked
@@ -318,6 +325,21 @@ async def test_a_join_that_opens_a_line_asks_for_the_owners_of_slots(
         asked = noted_refreshes(here, monkeypatch)
         await here.transport.join(LANES[:1])
         assert asked
+
+
+async def test_an_outage_of_the_cluster_is_told_once(
+    well: RedisCluster, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its attempts to read fail for other reasons in between: the connection is lost, or refused."""
+    caplog.set_level(logging.WARNING, "eventbus")
+    primary = well.owner(NAMES.slot(LANES[0]))
+    async with reading(well.uri, "n0", *LANES) as here:
+        well.replica(primary).kill()
+        primary.kill()
+        await until(lambda: "no server finds the state of the cluster ok" in caplog.text, "the servers say so")
+        asked = noted_refreshes(here, monkeypatch, here.transport._topology.refresh)
+        await until(lambda: len(asked) > 5, "they were asked again and again")
+    assert caplog.text.count("no server finds the state of the cluster ok") == 1
 
 
 async def test_a_join_of_a_closed_transport_opens_no_line(well: RedisCluster) -> None:

@@ -60,6 +60,7 @@ class ClusterReader:
         self._changed = asyncio.Event()
         self._trouble = asyncio.Event()
         self._fault: EventBusError | None = None
+        self._told: set[type[EventBusError]] = set()  # of this trouble
         self._closed = False
 
     def open(self) -> None:
@@ -300,6 +301,7 @@ class ClusterReader:
                 pause = min(2 * pause, LONGEST_PAUSE)
                 self._tell_lost()
             self._fault = None
+            self._told.clear()
 
     async def _wait_for_trouble(self) -> None:
         refused = any(channel.refused is not None for channel in self._channels.values())
@@ -344,7 +346,8 @@ class ClusterReader:
             self._readable.set()
 
     def _note(self, error: EventBusError) -> None:
-        if str(error) != str(self._fault):
+        if type(error) not in self._told:  # its text may name other servers each time
+            self._told.add(type(error))
             logger.warning("node %s: %s", self._node, error, extra={"node": self._node, "error": str(error)})
         self._fault = error
 
