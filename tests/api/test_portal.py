@@ -302,3 +302,30 @@ async def test_an_event_that_comes_as_a_call_is_cancelled_goes_to_another_call_t
             await to_thread.run_sync(ready.wait, DEADLINE)
             await jobs.send("n", 1)
         assert got == [1]
+
+
+async def test_threads_share_what_a_consumer_has_taken_ahead(uri: str) -> None:
+    """Calls in several event loops, many of them cancelled, get each event once."""
+    namespace, events = fresh_namespace(), 400
+    async with (
+        eventbus.connect(uri, namespace=namespace) as a,
+        eventbus.connect(uri, namespace=namespace) as b,
+        b.portal().queue("jobs").consume(concurrency=8) as consumer,
+    ):
+        got: list[int] = []
+
+        async def receive() -> None:
+            while len(got) < events // 2:
+                with anyio.move_on_after(0.001 * (len(got) % 3)):
+                    got.append((await consumer.receive()).data)
+
+        async with anyio.create_task_group() as group:
+            for _ in range(2):
+                group.start_soon(_elsewhere, receive)
+            for number in range(events):
+                await a.queue("jobs").send("n", number)
+        with within_deadline("the rest comes"):
+            while len(got) < events:
+                got.append((await consumer.receive()).data)
+        assert sorted(got) == list(range(events))
+        await until(lambda: not a.queue("jobs").waiting)

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import threading
 from collections import Counter
-from time import monotonic
+from time import monotonic, time
 
 import anyio
 import pytest
@@ -19,6 +19,7 @@ import eventbus
 from eventbus import Bus, BusClosed, Event, InvalidName, OptionError, TransportUnavailable
 from eventbus_core.membership.held_client import HeldClient
 from eventbus_core.model.event import encode_event
+from eventbus_core.node import queue_consumer
 from eventbus_core.routing import queues, work_queue
 from eventbus_core.routing.queues import Offer
 from tests.support import DEADLINE, Hooked, Inbox, buses, fresh_namespace, tasks, until, within_deadline
@@ -797,3 +798,82 @@ async def test_every_event_is_handled_and_twice_only_if_a_consumer_died_with_it(
             assert reports == []
             for worker in workers:
                 await worker.stop(crash=False)
+
+
+async def test_a_consumer_that_takes_ahead_confirms_what_calls_return(uri: str) -> None:
+    """It takes nothing before the first call; what it has when it ends goes to another, in order."""
+    async with buses(uri, 2) as (a, b):
+        jobs = a.queue("jobs")
+        async with b.queue("jobs").consume(concurrency=4) as consumer:
+            for number in range(10):
+                await jobs.send("n", number)
+            got = [(await consumer.receive()).data for _ in range(3)]
+            await until(lambda: len(_ahead(consumer)) == 4)
+            await until(lambda: jobs.waiting == 7)
+        async with b.queue("jobs").consume(concurrency=4) as consumer:
+            with within_deadline("the others have come"):
+                got += [(await consumer.receive()).data for _ in range(7)]
+        await empty(a)
+        assert got == list(range(10))
+
+
+def _ahead(consumer: eventbus.Consumer) -> list[object]:
+    assert consumer._receiver is not None
+    return list(consumer._receiver._taken)
+
+
+async def test_events_taken_ahead_go_to_a_free_consumer(uri: str) -> None:
+    """Once no call has come for them for a while; that consumer gets others when it calls again."""
+    async with buses(uri, 3) as (a, b, c), b.queue("jobs").consume(concurrency=8) as busy:
+        for number in range(6):
+            await a.queue("jobs").send("n", number)
+        got = [(await busy.receive()).data]
+        async with c.queue("jobs").consume() as free:
+            with within_deadline("the other consumer gets the rest"):
+                got += [(await free.receive()).data for _ in range(5)]
+            assert got == list(range(6))
+        await a.queue("jobs").send("n", 6)
+        with within_deadline("the first consumer goes on"):
+            assert (await busy.receive()).data == 6
+        await empty(a)
+
+
+async def test_events_of_each_sender_come_in_order_although_some_are_refused(uri: str) -> None:
+    async with buses(uri, 3) as (a, b, c), c.queue("jobs").consume(concurrency=4) as consumer:
+        got: list[tuple[str, int]] = []
+
+        async def send(bus: Bus) -> None:
+            for number in range(100):
+                await bus.queue("jobs").send("n", number)
+                if number % 7 == 0:
+                    await checkpoint()
+
+        async with tasks() as group:
+            for bus in (a, b):
+                group.start_soon(send, bus)
+            with within_deadline("all events come"):
+                while len(got) < 200:
+                    event = await consumer.receive()
+                    got.append((event.source, event.data))
+                    if len(got) % 3 == 0:
+                        await checkpoint()
+        for node in ("@n0", "@n1"):
+            assert [number for source, number in got if source == node] == list(range(100))
+
+
+async def test_an_event_that_expires_after_it_was_taken_ahead_is_reported(
+    uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with buses(uri, 2) as (a, b), b.queue("jobs").consume(concurrency=4) as consumer:
+        reports = Hooked()
+        a.on_undeliverable(reports)
+        monkeypatch.setattr(consumer._receiver, "tend", lambda: None)
+        for number in range(2):
+            await a.queue("jobs").send("n", number, expires=DEADLINE)
+        assert (await consumer.receive()).data == 0
+        await until(lambda: len(_ahead(consumer)) == 1)
+        monkeypatch.setattr(queue_consumer, "time", lambda: time() + 2 * DEADLINE)
+        await a.queue("jobs").send("n", 2)
+        assert (await consumer.receive()).data == 2
+        await until(lambda: [(report.type, report.reason) for report in reports] == [("n", "expired")])
+        await empty(a)

@@ -334,6 +334,11 @@ class PortalConsumer(_Receiving):
         self._late = deque()
         self.name = consumer.name
 
+    async def receive(self) -> Event:
+        """Return the next event; one that comes when the call is cancelled is returned by another call."""
+        event = self._inner._take_now()
+        return await super().receive() if event is None else event
+
     async def _keep(self, event: Event) -> None:
         with suppress(BusClosed):  # else a call that waits gets it now
             await self._entry.run_at_once(partial(self._inner._take_back, event))

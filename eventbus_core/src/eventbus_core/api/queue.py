@@ -114,7 +114,9 @@ class Queue:
         that the function returned, or raised: that is logged, counted and told to ``on_error``, and the event does not
         come again.
 
-        Without a function, :meth:`Consumer.receive`, or iterating over the consumer, returns the events.
+        Without a function, :meth:`Consumer.receive`, or iterating over the consumer, returns the events. It takes an
+        event only while a call waits; with a *concurrency* above 1, it takes up to so many before calls come for them.
+        That costs far less. Those that no call returned within a second go to other consumers that are free.
 
         Raises:
             OptionError: *concurrency* is no whole number of at least 1.
@@ -143,7 +145,7 @@ class Consumer:
         self._receiver: QueueReceiver | None = None
         self._consumer: QueueConsumer
         if function is None:
-            self._consumer = self._receiver = node.consumers.make_receiver(queue, self.name)
+            self._consumer = self._receiver = node.consumers.make_receiver(queue, self.name, concurrency)
         else:
             self._consumer = node.consumers.make(queue, self.name, function, concurrency)
         take = self._consumer.take
@@ -171,8 +173,7 @@ class Consumer:
         """
         Return the next event. It counts as handled then: it does not come again, whatever becomes of this process.
 
-        The consumer takes an event only while a call waits, so none waits here while another consumer is free. Several
-        tasks may call this. If a call is cancelled as its event comes, another one gets it.
+        Several tasks may call this. If a call is cancelled as its event comes, another one gets it.
 
         Raises:
             EventBusError: the consumer calls a function with its events.
@@ -182,6 +183,10 @@ class Consumer:
             raise EventBusError(f"consumer {self.name!r} calls a function with its events; they cannot be received")
         self._node.state.check_place()
         return await self._receiver.receive(self._check_open)
+
+    def _take_now(self) -> Event | None:
+        """Return an event that was taken ahead, if any; from any thread."""
+        return None if self._receiver is None else self._receiver.take_now(self._node.entry.call_soon)
 
     def _take_back(self, event: Event) -> None:
         """Give *event*, which :meth:`receive` returned, to another call."""

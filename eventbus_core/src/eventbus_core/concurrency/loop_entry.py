@@ -69,6 +69,24 @@ class LoopEntry:
             return cast("R", await made if isinstance(made, CoroutineType) else made)
         return await self._call(function, None)
 
+    def call_soon(self, function: Callable[[], object]) -> None:
+        """
+        Have *function*, which must not raise, called in the event loop of the bus, without waiting for it.
+
+        Raises:
+            BusClosed: the bus is not open.
+            ConfigurationError: the process has forked since the bus was opened.
+        """
+        if self._state.forked:
+            self._state.check_place()
+        soon = self._soon
+        if soon is None:
+            raise not_open()
+        try:
+            soon.add(function)
+        except RuntimeError:  # the event loop is closed
+            raise not_open() from None
+
     async def _call(self, function: Callable[[], Made[R]], too_late: Callable[[R], Awaitable[object]] | None) -> R:
         if self._state.forked:
             self._state.check_place()

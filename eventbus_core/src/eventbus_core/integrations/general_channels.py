@@ -13,6 +13,8 @@ from typing import Final
 from eventbus import Event, Portal, PortalClient, PortalConsumer
 
 _MESSAGE: Final = "channels.message"
+_AHEAD: Final = 16
+"""Messages that a process takes before they are asked for; those that it does not ask for go to other processes."""
 
 _log = getLogger("eventbus.channels")
 
@@ -53,7 +55,7 @@ class GeneralChannels:
     async def receive(self, channel: str) -> bytes:
         """Return the next message; each goes to one of the receivers of all processes."""
         if channel not in self._consumers:
-            consumer = await self._portal.queue(self._address(channel)).consume().open()
+            consumer = await self._portal.queue(self._address(channel)).consume(concurrency=_AHEAD).open()
             if self._consumers.setdefault(channel, consumer) is not consumer:
                 await consumer.aclose()
         raw: bytes = (await self._consumers[channel].receive()).data

@@ -338,6 +338,7 @@ class Lifecycle:
             self.node.outbox.tend(now)
             self.node.lost_nodes.tend(now)
             self.node.queues.tend(now)
+            self.node.consumers.tend()
             self.node.client_lifecycle.tend(now)
 
     async def _keep_lease(self) -> None:

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from contextvars import copy_context
 from functools import partial
+from time import time
 from typing import Final
 
 from eventbus_core.concurrency.notifier import Notifier
@@ -51,9 +52,9 @@ class QueueConsumers:
         """Return a consumer that is not open yet."""
         return FunctionConsumer(self._queues, self._requests, self._scheduler, queue, client, function, concurrency)
 
-    def make_receiver(self, queue: str, client: str) -> QueueReceiver:
+    def make_receiver(self, queue: str, client: str, concurrency: int) -> QueueReceiver:
         """Return a consumer without a function that is not open yet."""
-        return QueueReceiver(self._queues, self._requests, queue, client)
+        return QueueReceiver(self._queues, self._requests, queue, client, concurrency)
 
     def open(self, consumer: QueueConsumer) -> None:
         """Have *consumer*, whose client was claimed, take events from now on."""
@@ -82,6 +83,12 @@ class QueueConsumers:
     def _passed(self, client: str) -> None:
         if (consumer := self._consumers.get(client)) is not None:
             consumer.give_turn()
+
+    def tend(self) -> None:
+        """Leave to other consumers what was taken for calls that do not come."""
+        for consumer in self._consumers.values():
+            if isinstance(consumer, QueueReceiver):
+                consumer.tend()
 
     def withdraw(self) -> None:
         """Take no more events of other nodes."""
@@ -256,49 +263,107 @@ class FunctionConsumer(QueueConsumer):
 
 
 class QueueReceiver(QueueConsumer):
-    """Takes an event only for a call of :meth:`receive` that waits; once the call returns it, it is handled."""
+    """
+    Takes events for calls of :meth:`receive`; once a call returns an event, it is handled.
 
-    def __init__(self, queues: Queues, requests: Requests, queue: str, client: str) -> None:
-        super().__init__(queues, requests, queue, client, 1)
+    With a *concurrency* of 1 it takes an event only for a call that waits; with more, up to so many of each node before
+    calls come for them, which other threads can take out too. If none comes for a tick, it gives them back.
+    """
+
+    def __init__(self, queues: Queues, requests: Requests, queue: str, client: str, concurrency: int) -> None:
+        super().__init__(queues, requests, queue, client, concurrency)
+        self._ahead = False  # whether it takes events that no call waits for
+        self._called = False  # since the last tick
         self._calls = 0
-        self._taken: deque[tuple[Event, Event]] = deque()
-        self._returned: deque[Event] = deque()  # handled already, but what called for them was cancelled
+        self._taken: deque[tuple[Event | None, Event]] = deque()  # requests, and their events; none: handled already
 
     @property
     def has_room(self) -> bool:
-        """Whether a call waits for which no event has come yet."""
-        return self._calls > len(self._taken) + len(self._returned)
+        """Whether it takes another event now; a node that sends keeps to the concurrency by itself."""
+        return self._ahead or len(self._taken) < self._calls
 
     async def receive(self, check: Callable[[], None]) -> Event:
         """Return the next event; *check* raises once none can come."""
-        self._calls += 1
-        try:
-            check()
-            while not (self._taken or self._returned):
-                self.give_turn()
-                await self._progress.wait()
+        while True:
+            self._calls += 1
+            self._ahead, self._called = self._concurrency > 1, True
+            try:
                 check()
-            if self._returned:
-                return self._returned.popleft()
-            request, event = self._taken.popleft()
-        finally:
-            self._calls -= 1
-            self._give_back()
-        self._done(request)
-        return event
+                while (taken := self._take_out()) is None:
+                    self.give_turn()
+                    await self._progress.wait()
+                    check()
+            finally:
+                self._calls -= 1
+                self._give_back()
+            if self._settle(*taken, _call):
+                return taken[1]
+
+    def take_now(self, soon: Callable[[Callable[[], None]], object]) -> Event | None:
+        """Return an event that was taken ahead, if any; from any thread: *soon* calls a function in this one."""
+        self._called = True
+        while (taken := self._take_out()) is not None:
+            if self._settle(*taken, soon):
+                return taken[1]
+        return None
 
     def take_back(self, event: Event) -> None:
         """Give *event*, which a call returned, to another call."""
-        self._returned.append(event)
+        self._taken.appendleft((None, event))
         self._progress.notify()
+
+    def close(self) -> None:
+        """Take no more events, and give back those that no call has returned."""
+        super().close()
+        self._ahead = False
+        self._give_back()
+
+    def tend(self) -> None:
+        """Give back what was taken ahead if no call came since the last tick."""
+        if not (self._called or self._calls):
+            self._ahead = False
+            self._give_back()
+        self._called = False
 
     def _begin(self, request: Event, event: Event) -> None:
         self._taken.append((request, event))
         self._progress.notify()
 
+    def _take_out(self) -> tuple[Event | None, Event] | None:
+        try:
+            return self._taken.popleft()
+        except IndexError:  # perhaps another thread took the last one
+            return None
+
+    def _settle(self, request: Event | None, event: Event, soon: Callable[[Callable[[], None]], object]) -> bool:
+        """Have *event*, which was taken out, confirmed, or reported if it has expired; return whether it counts."""
+        if request is None:
+            return True
+        expired = event.expires is not None and event.expires < time()
+        soon(partial(self._expire if expired else self._done, request))
+        return not expired
+
+    def _expire(self, request: Event) -> None:
+        self._end()
+        self._requests.fail(request, Reason.EXPIRED)
+        self.give_turn()
+
     def _give_back(self) -> None:
-        """Leave to other consumers what came for calls that were cancelled."""
-        while len(self._taken) > self._calls:
-            request, _ = self._taken.pop()
+        """Leave to other consumers, in order, what no call is there for."""
+        requests = deque[Event]()
+        while not self._ahead and len(self._taken) > self._calls:
+            try:
+                request, event = self._taken.pop()
+            except IndexError:  # another thread took the last one
+                break
+            if request is None:  # handled already: the next call returns it
+                self._taken.append((request, event))
+                break
+            requests.appendleft(request)
+        for request in requests:
             self._end()
             self._refuse(request)
+
+
+def _call(function: Callable[[], None]) -> None:
+    function()

@@ -231,7 +231,7 @@ class Queues:
         self._forget_at = max(MAX_QUEUES, 2 * len(self._queues))  # else each new queue would look at all others
 
     def _hand_out(self, assignment: Assignment) -> None:
-        consumer, (event, size, _) = assignment.consumer, assignment.job
+        consumer, (_, event, size, _) = assignment.consumer, assignment.job
         address, raw = self._channel.address, msgspec.Raw(encode_event(event))
         request = Event(EVENT, address, consumer.client, assignment.id, raw, reply_to=address, expires=event.expires)
         if consumer.node != self._channel.node:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from itertools import takewhile
 from math import inf
 from time import time
 from typing import Final, NamedTuple
@@ -31,9 +32,11 @@ class Job(NamedTuple):
     An event that a queue accepted, and the size of its data.
 
     Attributes:
+        number: of the event, in the order in which the queue accepted them.
         ended: called once it was handled or reported, if the history keeps it until then.
     """
 
+    number: int
     event: Event
     size: int
     ended: Callable[[], None] | None = None
@@ -122,6 +125,7 @@ class WorkQueue:
         self._waiting: deque[Job] = deque()
         self._working: dict[Assignment, None] = {}
         self._withdrawn = False
+        self._accepted = 0
         self._size = 0  # of the data of all of them
         self._consumers: dict[str, KnownConsumer] = {}
         self._free: dict[str, KnownConsumer] = {}  # that take an event now; the first is the next
@@ -161,7 +165,8 @@ class WorkQueue:
     def add(self, event: Event, size: int, ended: Callable[[], None] | None = None) -> None:
         """Accept *event*, whose data takes *size* bytes; *ended* is called once it was handled or reported."""
         self._size += size
-        job = Job(event, size, ended)
+        self._accepted += 1
+        job = Job(self._accepted, event, size, ended)
         self._waiting.append(job)
         self._note_expiry(job)
         self.dispatch()
@@ -277,7 +282,8 @@ class WorkQueue:
         if self._withdrawn:
             self._end(job._replace(ended=None), None)
             return
-        self._waiting.appendleft(job)
+        before = sum(1 for _ in takewhile(lambda other: other.number < job.number, self._waiting))
+        self._waiting.insert(before, job)
         self._note_expiry(job)
 
     def _note_expiry(self, job: Job) -> None:
