@@ -11,7 +11,16 @@ import pytest
 from redis import Redis
 
 import eventbus
-from eventbus import ConfigurationError, Event, Gap, InvalidName, LimitExceeded, NamespaceMismatch, Retention
+from eventbus import (
+    ConfigurationError,
+    Event,
+    Gap,
+    InvalidName,
+    LimitExceeded,
+    NamespaceMismatch,
+    RequestFailed,
+    Retention,
+)
 from eventbus_core.backend import NewEntry, Position
 from eventbus_core.history.queue_progress import QueueRecord, encode_record
 from eventbus_core.history.stream_names import queue_stream
@@ -340,6 +349,21 @@ async def test_a_dispatcher_that_closes_leaves_what_comes_back_to_the_next(uri: 
                 await until(lambda: bool(desk.begun))
         async with c.queue("jobs").consume(inbox):
             await inbox.got(1)
+
+
+async def test_what_is_sent_to_the_client_of_a_dispatcher_is_reported(uri: str) -> None:
+    """It dispatches, and handles nothing."""
+    async with buses(uri, 2, retain_queues=RETAIN) as (a, b), a.queue("jobs").consume(Inbox()):
+        await until(lambda: "jobs" in a._node.dispatchers._active)  # type: ignore[union-attr]
+        for bus in (a, b):
+            reports = Hooked()
+            bus.on_undeliverable(reports)
+            id = await bus.send("queue-dispatcher/jobs", "n")
+            await until(lambda reports=reports: bool(reports))  # type: ignore[misc]
+            assert [(fate.id, fate.reason) for fate in reports] == [(id, "no handler")]
+            with pytest.raises(RequestFailed, match="no handler"):
+                await bus.request("queue-dispatcher/jobs", "n", timeout=DEADLINE)
+        assert a._node.pool.waiting() == 0
 
 
 async def test_a_dispatcher_that_closes_waits_for_nothing_once_another_node_dispatches(uri: str) -> None:

@@ -133,6 +133,60 @@ async def test_whatever_waits_ends_with_the_bus(uri: str) -> None:
             await full.receive()
 
 
+@pytest.mark.parametrize("question", ["locate", "nodes", "clients", "explain"])
+async def test_a_question_to_a_directory_that_hangs_ends_with_the_bus(
+    uri: str, question: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At once, not when the directory gives up: the node leaves only after that here."""
+    async with buses(uri, 1) as (other,), tasks() as group:
+        host = Host(uri, namespace=other.namespace, node="closing", close_timeout=0.1)
+        directory, hanging, ended, left = type(other._node.directory), list[str](), list[BaseException](), list[str]()
+        nodes, locate, clients, leave = directory.nodes, directory.locate, directory.clients, directory.leave
+        bus = await host.open(group)
+
+        async def hang(self: Any) -> None:
+            if self is bus._node.directory and not bus._node.state.leaving:
+                hanging.append(question)
+                await anyio.sleep_forever()
+
+        async def late_nodes(self: Any) -> Any:
+            await hang(self)
+            return await nodes(self)
+
+        async def late_locate(self: Any, names: Any) -> Any:
+            await hang(self)
+            return await locate(self, names)
+
+        async def late_clients(self: Any, node: str | None = None) -> Any:
+            await hang(self)
+            async for client in clients(self, node):
+                yield client
+
+        async def late_leave(self: Any) -> None:
+            if self is bus._node.directory:
+                await until(lambda: bool(ended))
+                left.append("after the question had ended")
+            await leave(self)
+
+        async def ask() -> None:
+            try:
+                if question == "clients":
+                    await anext(bus.clients())
+                else:
+                    await getattr(bus, question)(*(() if question == "nodes" else ("bob",)))
+            except BusClosed as error:
+                ended.append(error)
+
+        late = {"nodes": late_nodes, "locate": late_locate, "clients": late_clients, "leave": late_leave}
+        for name, slow in late.items():
+            monkeypatch.setattr(directory, name, slow)
+        monkeypatch.setattr(bus._node.locator._clients, "_call", bus._node.directory.locate)
+        group.start_soon(ask)
+        await until(lambda: bool(hanging))
+        await host.close()
+        assert left
+
+
 async def test_closing_while_many_events_are_in_flight(uri: str) -> None:
     """A bus under full fire from itself and others closes in time; what it sends after is refused."""
     async with buses(uri, 1) as (other,), tasks() as group:

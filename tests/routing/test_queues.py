@@ -60,6 +60,17 @@ async def _consume(bus: Bus, function: Inbox, *, task_status: anyio.abc.TaskStat
         await anyio.sleep_forever()
 
 
+async def test_an_event_that_is_sent_to_the_client_of_a_consumer_is_an_error(uri: str) -> None:
+    """As with every handler that fails it is logged, counted, and told to ``on_error`` of its node."""
+    async with buses(uri, 2) as (a, b):
+        errors = Hooked()
+        a.on_error(errors)
+        async with a.queue("jobs").consume(Inbox()) as consumer:
+            await b.send(consumer.name, "n")
+            await until(lambda: bool(errors))
+        assert [(event.type, "send to queue 'jobs'" in str(error)) for event, error in errors] == [("n", True)]
+
+
 async def test_no_event_waits_for_a_busy_consumer_while_another_is_free(uri: str) -> None:
     """Two nodes send; one consumer works on its first event; the other one handles all the rest."""
     async with buses(uri, 3) as (a, b, c):

@@ -58,13 +58,15 @@ class Inspection:
         """Return the node that holds *client*, by the directory's word, or ``None``."""
         check_client(client)
         self._node.state.check_waiting()
-        return await self._node.locator.locate(client)
+        with self._node.deadlines.within(None):
+            return await self._node.locator.locate(client)
 
     async def nodes(self) -> list[Node]:
         """Return the live nodes of the namespace, by id."""
         self._node.state.check_waiting()
         self._node.ownership.check_entered()
-        return sorted(await self._node.directory.nodes(), key=lambda node: node.id)
+        with self._node.deadlines.within(None):
+            return sorted(await self._node.directory.nodes(), key=lambda node: node.id)
 
     async def history(self, topic: str, *, limit: int = 100) -> list[Event]:
         """
@@ -93,7 +95,8 @@ class Inspection:
         """Return where *client* is by the directory's word, and what this node believes."""
         check_client(client)
         self._node.state.check_waiting()
-        return await explain(self._node, client)
+        with self._node.deadlines.within(None):
+            return await explain(self._node, client)
 
     async def node_stats(self, node: str, *, timeout: float = 5.0) -> Stats:
         """
@@ -115,7 +118,12 @@ class Inspection:
         self._node.ownership.check_entered()
         if node is not None:
             check_identifier("node", node)
-        async for client in self._node.directory.clients(node):
+        found = aiter(self._node.directory.clients(node))
+        while True:
+            with self._node.deadlines.within(None):  # not around the yield: there the caller may do anything
+                client = await anext(found, None)
+            if client is None:
+                return
             if client.startswith(prefix):
                 yield client
 

@@ -160,11 +160,11 @@ class QueueConsumer(ABC):
         Handle the event that *request* holds, or refuse it.
 
         Raises:
-            EventDataError: it cannot be decoded; its sender reports it.
+            EventDataError: it holds none, or one that cannot be decoded, which its sender reports.
         """
         asker = request.asker
         if asker is None:
-            return
+            raise EventDataError(f"client {self.client!r} takes no events: send to queue {self.queue!r} instead")
         if not (self._serves(asker) and self.has_room):
             self._refuse(request)
             return

@@ -14,9 +14,11 @@ from eventbus_core.errors import EventBusError
 from eventbus_core.history.queue_dispatcher import QueueDispatcher
 from eventbus_core.history.queue_streams import QueueStreams
 from eventbus_core.mailbox.limits import MailboxLimits
+from eventbus_core.mailbox.loss_markers import loss_of
 from eventbus_core.mailbox.mailbox import Mailbox
 from eventbus_core.membership.held_client import HeldClient
 from eventbus_core.model.quoting import quote
+from eventbus_core.model.reports import Reason
 from eventbus_core.model.retention import Retention
 from eventbus_core.node.client_lifecycle import ClientLifecycle
 from eventbus_core.node.queue_consumer import QueueConsumers
@@ -84,8 +86,7 @@ class QueueDispatchers:
 
     async def _serve(self, queue: str, retention: Retention) -> None:
         while not self._withdrawn and self._consumers.consume(queue):
-            name, mailbox = f"{DISPATCHERS}/{quote(queue)}", Mailbox(self._limits, lambda: None)
-            held = HeldClient(name, mailbox, self._changed.notify)
+            held = self._client_of(queue)
             try:
                 await self._client_lifecycle.claim(held, takeover=False)
             except EventBusError:  # another node dispatches it, or the directory cannot be reached
@@ -94,6 +95,16 @@ class QueueDispatchers:
             else:
                 await self._dispatch(queue, retention, held)
         self._served.discard(queue)
+
+    def _client_of(self, queue: str) -> HeldClient:
+        mailbox = Mailbox(self._limits, lambda: self._refuse(mailbox))
+        return HeldClient(f"{DISPATCHERS}/{quote(queue)}", mailbox, self._changed.notify)
+
+    def _refuse(self, mailbox: Mailbox) -> None:
+        """Report what was sent to the client of a dispatcher, which handles nothing."""
+        while (event := mailbox.next()) is not None:
+            if loss_of(event) is None:
+                self._limits.on_dropped([event], mailbox.sender, Reason.NO_HANDLER)
 
     async def _dispatch(self, queue: str, retention: Retention, held: HeldClient) -> None:
         """Dispatch *queue* for as long as this node holds *held* by this claim."""
