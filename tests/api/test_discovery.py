@@ -166,6 +166,15 @@ def test_a_misspelt_scheme_of_an_installed_backend_is_corrected() -> None:
     assert "pip" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("scheme", "ours"), [("valkey", "redis"), ("valkeys", "rediss"), ("valkey+cluster", "redis+cluster")]
+)
+def test_the_schemes_of_valkey_name_ours(scheme: str, ours: str) -> None:
+    with pytest.raises(UnknownBackendError) as caught:
+        eventbus.connect(f"{scheme}://localhost:6379/0")
+    assert str(caught.value) == f"no backend for '{scheme}://'; write '{ours}://', which reaches Valkey, too"
+
+
 @pytest.mark.parametrize("uri", ["memroy://x", "kafka://x", "http://x", "x-y.z+1://h"])
 def test_an_unknown_scheme_names_those_that_are_known(uri: str) -> None:
     """The error lists the schemes there are, and guesses which was meant."""

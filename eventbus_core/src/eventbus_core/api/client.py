@@ -225,7 +225,7 @@ class Client(Messaging):
 
     async def receive(self) -> Event:
         """
-        Return the client's next event.
+        Return the client's next event; a call that is cancelled, by ``anyio.move_on_after`` say, takes none.
 
         Raises:
             EventBusError: the client has a handler, which takes its events.

@@ -22,6 +22,8 @@ from eventbus_core.wrappers.chaos import chaos_around
 GROUP: Final = "eventbus.backends"
 
 _EXTRAS: Final[Mapping[str, str]] = MappingProxyType({"redis": "redis", "rediss": "redis", "unix": "redis"})
+_COMPATIBLE: Final[Mapping[str, str]] = MappingProxyType({"valkey": "redis", "valkeys": "rediss"})
+"""Schemes that other clients use for servers which a scheme of ours reaches."""
 _registered: dict[str, type[Transport]] = {}
 _loaded: dict[str, type[Transport]] = {}
 """The installed backends that were asked for: to look through all that is installed takes 10 ms."""
@@ -114,7 +116,9 @@ def _load(scheme: str, owners: list[str]) -> object:
 
 def _missing(scheme: str) -> str:
     installed = {backend.scheme for backend in backends()}
-    base = scheme.partition("+")[0]
+    base, plus, kind = scheme.partition("+")
+    if ours := _COMPATIBLE.get(base):
+        return f"no backend for '{scheme}://'; write '{ours}{plus}{kind}://', which reaches Valkey, too"
     if base not in installed and (extra := _EXTRAS.get(base)):
         return f"no backend for '{scheme}://': pip install 'eventbus[{extra}]'"
     known = sorted(installed | set(_EXTRAS))
