@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from time import monotonic
@@ -14,6 +15,7 @@ import socketio
 import uvicorn
 
 import eventbus
+from eventbus import BusClosed
 from eventbus_core.integrations.socketio import EventBusManager
 from eventbus_core.testing import until
 from tests.servers import HOST, free_port
@@ -264,6 +266,22 @@ async def test_a_server_without_a_broker_pauses_between_attempts_to_join() -> No
     await until(lambda: len(manager.tried) == 3)
     manager.thread.cancel()
     assert manager.tried[-1] - manager.tried[0] >= 0.9
+
+
+async def test_a_manager_that_has_left_joins_no_more() -> None:
+    """Nor does its task, which tried to join at that moment."""
+    manager = Joining("memory://")
+    socketio.AsyncServer(client_manager=manager)
+    await manager.aclose()
+
+    async def listen() -> None:
+        await anext(manager._listen())
+
+    listening = asyncio.create_task(listen())
+    with pytest.raises(BusClosed, match="make another"):
+        await manager._publish({"method": "emit", "namespace": "/"})
+    assert (manager.tried, listening.done()) == ([], False)
+    listening.cancel()
 
 
 async def _discard(eio_sid: str, packet: object) -> None: ...

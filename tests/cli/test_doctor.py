@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from asyncio import StreamWriter
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -18,12 +19,14 @@ from eventbus_core.backend import Finding, TransportURI
 from eventbus_core.errors import EventBusError
 from eventbus_core.options import parse_options
 from eventbus_core.session.wire import WIRE_VERSION
+from eventbus_core.testing import until
 from eventbus_redis.checks import encryption, read_settings
 from eventbus_redis.commands import Commands
 from eventbus_redis.options import RedisOptions
 from eventbus_redis.server import Server
 from tests.cli.nodes import two_nodes
 from tests.cli.programs import run
+from tests.redis_backend.support import Relay
 from tests.servers import HOST, RedisServer, free_port
 
 CHECKS = [
@@ -101,6 +104,25 @@ def test_rights_that_only_retained_topics_need_are_a_warning(redis_server: Redis
     assert found["rights"].level == "warning"
     assert "may not run XADD, XRANGE, XDEL, which retained topics need" in found["rights"].detail
     assert found["rights"].hint.endswith("+xadd +xrange +xdel")
+
+
+class CutAfterWrites(Relay):
+    """Breaks every connection by which an entry was added to a stream, once the server has done that."""
+
+    async def _give(self, writer: StreamWriter, data: bytes) -> None:
+        await super()._give(writer, data)
+        if b"XADD" in data:
+            with Redis(port=self.target) as connection:
+                await until(lambda: "cmdstat_xadd" in connection.info("commandstats"))
+            self.cut()
+
+
+async def test_a_connection_that_breaks_leaves_no_key_without_an_end(redis_server: RedisServer) -> None:
+    async with CutAfterWrites(redis_server.port) as relay:
+        found = await load_backend("redis")(TransportURI.parse(relay.uri), "n0").diagnose()
+    assert {finding.check: finding.level for finding in found}["rights"] == "unknown"
+    with Redis(port=redis_server.port) as connection:
+        assert [key for key in connection.keys("*doctor*") if connection.ttl(key) < 0] == []
 
 
 async def test_settings_that_a_server_does_not_tell(redis_server: RedisServer) -> None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any, cast
+
 import pytest
 
 import eventbus
 from eventbus_core.api.discovery import load_backend
-from eventbus_core.backend import Finding, TransportURI
+from eventbus_core.backend import Finding, Frame, TransportURI
+from eventbus_core.concurrency.closing_iterator import closing_iterator
 from eventbus_core.errors import OptionError, TransportUnavailable, UnknownBackendError
 from eventbus_core.testing import ChaosTransport, chaos_around
 from eventbus_core.testing.hosts import fresh_namespace
@@ -103,6 +108,26 @@ async def test_a_bus_repairs_losses() -> None:
             await one.flush()
         assert [(await alice.receive()).data for _ in range(20)] == list(range(20))
         assert one.stats().repaired > 0
+
+
+async def test_the_end_of_a_reader_ends_that_of_the_wrapped_transport() -> None:
+    ended: list[str] = []
+
+    class Noting(MemoryTransport):
+        async def receive(self) -> Any:
+            async with closing_iterator(super().receive()) as items:
+                try:
+                    async for item in items:
+                        yield item
+                finally:
+                    ended.append(self.node)
+
+    async with chaos_around(Noting)(TransportURI.parse("memory://"), "n0") as transport:
+        await transport.join([LANE])
+        await transport.publish([Frame(LANE, b"1")])
+        async with aclosing(cast("AsyncGenerator[Any]", transport.receive())) as items:
+            assert await anext(items) == Frame(LANE, b"1")
+        assert ended == ["n0"]
 
 
 def test_options_are_those_of_the_chaos_and_of_the_backend() -> None:

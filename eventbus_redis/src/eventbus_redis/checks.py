@@ -10,7 +10,7 @@ from time import time
 from types import MappingProxyType
 from typing import Final
 
-from redis.exceptions import NoPermissionError
+from redis.exceptions import NoPermissionError, ResponseError
 
 from eventbus_core.backend import BusOptions, Finding, TransportURI
 from eventbus_core.errors import EventBusError
@@ -92,31 +92,38 @@ def _is_loopback(host: str) -> bool:
 
 
 async def _rights(commands: Commands, uri: TransportURI, keys: str, channels: str, tag: str) -> Finding:
-    """Run each command that a node runs once, on unused names; the transport itself tries SUBSCRIBE."""
-    denied: list[str] = []
-    refusals: list[str] = []
+    """
+    Run each command that a node runs once, on unused names; the transport itself tries SUBSCRIBE.
+
+    All are in one write: if the connection breaks, the keys have still been deleted, or expire.
+    """
     end = f":{{{tag}}}" if tag else ""
     key, channel = f"{keys}:doctor-{secrets.token_hex(8)}{end}", f"{channels}:doctor{end}"
     frames = _cluster_commands(key, channel) if tag else [("ROLE",), ("PUBLISH", channel, "")]
-    for command in (*_commands(key), *frames):
-        try:
-            await commands.call(pack(*command))
-        except EventBusError as error:
-            if not isinstance(error.__cause__, NoPermissionError):
-                return Finding("rights", "unknown", str(error), "correct that first")
-            denied.append(str(command[0]))
-            refusals.append(str(error.__cause__))
+    trials = [*_commands(key), *frames]
+    refusals: list[tuple[str, str]] = []
+    try:
+        replies = await commands.send([pack(*trial) for trial in trials], len(trials))
+        with redis_errors(uri):
+            for (name, *_), reply in zip(trials, replies, strict=False):  # fewer if the server hung up
+                if isinstance(reply, NoPermissionError):
+                    refusals.append((str(name), str(reply)))
+                elif isinstance(reply, ResponseError):
+                    raise reply
+    except EventBusError as error:
+        return Finding("rights", "unknown", str(error), "correct that first")
+    denied = dict.fromkeys(name for name, _ in refusals)
     user = uri.username or "default"
     if not denied:
         return Finding("rights", "ok", f"user {user!r} may run every command that a node needs")
-    optional = OPTIONAL.keys() >= set(denied)
+    optional = OPTIONAL.keys() >= denied.keys()
     uses = dict.fromkeys(OPTIONAL[name] for name in denied) if optional else ()
-    granted = " ".join(f"+{name.lower()}" for name in dict.fromkeys(denied))
+    granted = " ".join(f"+{name.lower()}" for name in denied)
     return Finding(
         "rights",
         "warning" if optional else "error",
-        f"user {user!r} may not run {', '.join(dict.fromkeys(denied))}"
-        f"{', which ' + ', and '.join(uses) if uses else ''}: {refusals[0]}",
+        f"user {user!r} may not run {', '.join(denied)}"
+        f"{', which ' + ', and '.join(uses) if uses else ''}: {refusals[0][1]}",
         f"ACL SETUSER {user} ~{keys}:* &{channels}:* {granted}",
     )
 

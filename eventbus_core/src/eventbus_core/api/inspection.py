@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from eventbus_core.backend import Node, Owner, Partition, lane_partition
+from eventbus_core.concurrency.closing_iterator import closing_iterator
 from eventbus_core.errors import OptionError
 from eventbus_core.model.event import Event
 from eventbus_core.model.names import check_client, check_identifier, check_topic
@@ -118,14 +119,14 @@ class Inspection:
         self._node.ownership.check_entered()
         if node is not None:
             check_identifier("node", node)
-        found = aiter(self._node.directory.clients(node))
-        while True:
-            with self._node.deadlines.within(None):  # not around the yield: there the caller may do anything
-                client = await anext(found, None)
-            if client is None:
-                return
-            if client.startswith(prefix):
-                yield client
+        async with closing_iterator(self._node.directory.clients(node)) as found:
+            while True:
+                with self._node.deadlines.within(None):  # not around the yield: there the caller may do anything
+                    client = await anext(found, None)
+                if client is None:
+                    return
+                if client.startswith(prefix):
+                    yield client
 
     def stats(self) -> Stats:
         """Return what the bus has counted so far."""

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable
 from contextlib import AsyncExitStack
 from typing import Any, Final
 
-from eventbus import Bus, Client, ClientNotFound, Event, EventBusError, quote
+from eventbus import Bus, BusClosed, Client, ClientNotFound, Event, EventBusError, quote
 from eventbus_core.integrations.attached_bus import AttachedBus
 
 try:
@@ -60,6 +60,7 @@ class EventBusManager(AsyncPubSubManager):  # type: ignore[misc]
         super().__init__(channel=channel, write_only=write_only, logger=logger, json=json)
         self._attached = AttachedBus(bus)
         self._bus: Bus | None = None
+        self._closed = False
         self._changing = asyncio.Lock()
         self._sessions: dict[str, Client] = {}
         self._server: Client | None = None  # receives what is for this server: callbacks, and its topics
@@ -67,7 +68,8 @@ class EventBusManager(AsyncPubSubManager):  # type: ignore[misc]
         self._received: asyncio.Queue[Any] = asyncio.Queue(_BACKLOG)
 
     async def aclose(self) -> None:
-        """Leave the bus; for programs that end before their event loop does."""
+        """Leave the bus, and join it no more; for programs that end before their event loop does."""
+        self._closed = True
         async with self._changing, AsyncExitStack() as closing:
             closing.push_async_callback(self._attached.aclose)
             for client in filter(None, (self._server, *self._sessions.values())):
@@ -135,7 +137,7 @@ class EventBusManager(AsyncPubSubManager):  # type: ignore[misc]
             await bus.publish(self._topic(data["namespace"], room), data)
 
     async def _listen(self) -> AsyncIterator[Any]:
-        while self._bus is None:
+        while self._bus is None and not self._closed:
             try:
                 await self._joined()
             except EventBusError as error:  # python-socketio would call again at once
@@ -163,6 +165,8 @@ class EventBusManager(AsyncPubSubManager):  # type: ignore[misc]
     async def _joined(self) -> Bus:
         if self._bus is None:
             async with self._changing:
+                if self._closed:
+                    raise BusClosed("this manager has left the bus: make another one")
                 if self._bus is None:
                     self._bus = await self._join()
         return self._bus
@@ -180,9 +184,11 @@ class EventBusManager(AsyncPubSubManager):  # type: ignore[misc]
     async def _follow(self, namespace: str | None, room: Any) -> None:
         """Subscribe this server to the topic of *room* if it has a client there, else unsubscribe it."""
         topic = self._topic(namespace, room)
-        if self._wanted(namespace, room) == (topic in self._topics) or self._server is None:
+        if self._wanted(namespace, room) == (topic in self._topics):
             return
         async with self._changing:
+            if self._server is None:  # it only emits, or has left
+                return
             if not self._wanted(namespace, room):
                 self._topics.discard(topic)
                 await self._server.unsubscribe(topic)

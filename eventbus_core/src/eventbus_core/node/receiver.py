@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Set
+from collections.abc import Set
 from time import monotonic
 from typing import Final
 
 from anyio.lowlevel import checkpoint
 
 from eventbus_core.backend import ALL_NODES, Disconnected, Frame, Interrupted, Transport, node_partition
+from eventbus_core.concurrency.closing_iterator import closing_iterator
 from eventbus_core.concurrency.signal import Signal
 from eventbus_core.errors import FrameError
 from eventbus_core.mailbox.handlers import HandlerScheduler
@@ -77,10 +78,9 @@ class Receiver:
 
     async def run(self) -> None:
         """Read until the transport is closed."""
-        items = self._transport.receive()
         scheduler, delivery = self._scheduler, self._delivery
         turn = frames = 0
-        try:
+        async with closing_iterator(self._transport.receive()) as items:
             async for item in items:
                 if isinstance(item, Frame):
                     scheduler.begin_turn()
@@ -94,9 +94,6 @@ class Receiver:
                 if delivery.events - turn >= RECEIVED_PER_TURN or frames >= FRAMES_PER_TURN or scheduler.turn_over():
                     turn, frames = delivery.events, 0
                     await checkpoint()
-        finally:
-            if isinstance(items, AsyncGenerator):
-                await items.aclose()
 
     def tend(self, now: float) -> None:
         """Do what is due in the sessions."""

@@ -18,6 +18,7 @@ import anyio
 import attrs
 
 from eventbus_core.backend import Disconnected, Frame, Interrupted, NoOptions, Partition, Transport, TransportURI
+from eventbus_core.concurrency.closing_iterator import closing_iterator
 from eventbus_core.errors import TransportUnavailable
 from eventbus_core.options import option
 from eventbus_core.wrappers.base import WrappedTransport, wrapped
@@ -66,15 +67,16 @@ class ChaosTransport(WrappedTransport):
 
     async def receive(self) -> AsyncIterator[Frame | Interrupted | Disconnected]:
         """See :class:`Transport`."""
-        async for item in self._inner.receive():
-            if not isinstance(item, Frame):
-                yield item
-                continue
-            luck = self._luck_of(item.partition)
-            if pause := luck.random() * self.options.delay:
-                await anyio.sleep(pause)
-            for outcome in self._outcome(item, luck):
-                yield outcome
+        async with closing_iterator(self._inner.receive()) as items:
+            async for item in items:
+                if not isinstance(item, Frame):
+                    yield item
+                    continue
+                luck = self._luck_of(item.partition)
+                if pause := luck.random() * self.options.delay:
+                    await anyio.sleep(pause)
+                for outcome in self._outcome(item, luck):
+                    yield outcome
 
     def _outcome(self, frame: Frame, luck: random.Random) -> list[Frame | Interrupted]:
         options = self.options

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from eventbus_core.backend import (
     Claim,
@@ -22,6 +22,7 @@ from eventbus_core.backend import (
     Transport,
 )
 from eventbus_core.concurrency.backoff import Backoff
+from eventbus_core.concurrency.closing_iterator import closing_iterator
 from eventbus_core.errors import TransportUnavailable
 
 
@@ -92,13 +93,9 @@ class DeferredTransport(Transport):
             if self._closed:
                 return
             await self.open()
-        items = self._inner.receive()
-        try:
+        async with closing_iterator(self._inner.receive()) as items:
             async for item in items:
                 yield item
-        finally:
-            if isinstance(items, AsyncGenerator):
-                await items.aclose()
 
 
 class DeferredDirectory(Directory):

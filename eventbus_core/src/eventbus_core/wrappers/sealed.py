@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from time import time_ns
 from typing import Final
 
@@ -10,6 +10,7 @@ import attrs
 from anyio.lowlevel import checkpoint
 
 from eventbus_core.backend import Disconnected, Finding, Frame, Interrupted, Outcome, Partition, Transport
+from eventbus_core.concurrency.closing_iterator import closing_iterator
 from eventbus_core.errors import FrameError
 from eventbus_core.observability.rejections import Rejections
 from eventbus_core.wrappers.seal import SEAL_SIZE, Seals, context_of
@@ -83,9 +84,8 @@ class SealedTransport(Transport):
 
     async def receive(self) -> AsyncIterator[Frame | Interrupted | Disconnected]:
         """See :class:`Transport`."""
-        items = self._inner.receive()
         rejected = 0
-        try:
+        async with closing_iterator(self._inner.receive()) as items:
             async for item in items:
                 if not isinstance(item, Frame):
                     yield item
@@ -99,9 +99,6 @@ class SealedTransport(Transport):
                         await checkpoint()
                 else:
                     yield Frame(item.partition, data)
-        finally:
-            if isinstance(items, AsyncGenerator):
-                await items.aclose()
 
     async def diagnose(self) -> list[Finding]:
         """See :class:`Transport`."""
