@@ -10,8 +10,6 @@ from threading import RLock
 from time import monotonic
 from typing import Generic, TypeAlias, TypeVar
 
-import anyio
-
 from eventbus_core.concurrency.loop_calls import calls_here
 from eventbus_core.errors import OptionError
 from eventbus_core.model.names import check_text
@@ -150,8 +148,8 @@ class _Receiver(Generic[T]):
 
     def __init__(self) -> None:
         self.entries: list[Entry[T]] = []
-        self.given = anyio.Event()
         self._calls = calls_here()
+        self.given = self._calls.event()
 
     def give(self, entry: Entry[T]) -> bool:
         """Pass *entry* to the call, from any thread; return false if its event loop is closed."""

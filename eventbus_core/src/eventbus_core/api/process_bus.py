@@ -68,7 +68,7 @@ class ProcessBus:
                 error; the next call tries.
         """
         opened = self._opened
-        if opened is None or opened[1].state == "closed":
+        if opened is None or not opened[1]._bus._node.state.accepting:  # ``state`` takes longer
             exit_on_sigterm()
             opened = await to_thread.run_sync(self._open, abandon_on_cancel=True)
         return opened[1]

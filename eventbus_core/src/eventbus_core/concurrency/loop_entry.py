@@ -118,7 +118,7 @@ class _Call(Generic[R]):
         self._lock = Lock()
         self._context = copy_context()
         self._wake = calls_here()
-        self._done = anyio.Event()
+        self._done = self._wake.event()
         self._scope: anyio.CancelScope | None = None
         self._cancelled = False
         self._results: list[R] = []
