@@ -12,7 +12,7 @@ from redis import Redis
 import eventbus
 from eventbus import Bus, Dropped, EventBusError, Gap, Resumed, Retention, TransportUnavailable
 from eventbus_core.concurrency.deadlines import Deadline
-from eventbus_core.history import retaining_sender
+from eventbus_core.history import feeds, retaining_sender
 from tests.servers import RedisServer
 from tests.support import Hooked, Inbox, buses, fresh_namespace, take, until
 
@@ -99,6 +99,48 @@ async def test_g13_a_live_reader_hears_that_the_broker_lost_writes(redis_server:
         assert [event.data for event in events] == [1, 2, 3, 7, 8]
         await fill(a, 9, 9)
         assert [event.data for event in await take(live, 1)] == [9]
+
+
+async def test_a_live_reader_gets_again_what_follows_an_event_from_some_seconds_ago(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not all that is kept, which may be many times what its mailbox holds."""
+    monkeypatch.setattr(feeds, "ANCHOR_AGE", 0.0)
+    async with buses(redis_server.uri, 2, retain=RETAIN) as (a, b), b.client("live") as live:
+        await live.subscribe(TOPIC, since="")
+        await fill(a, 1, 3)
+        before = snapshot(redis_server)
+        await fill(a, 4, 4)
+        await take(live, 4)
+        go_back(redis_server, before)
+        await fill(a, 5, 6)
+        loss, *events = await take(live, 3)
+        assert isinstance(loss.data, Gap)
+        assert loss.data.reason == "rolled_back"
+        assert [event.data for event in events] == [5, 6]
+
+
+async def test_a_reader_that_came_back_moments_ago_gets_again_what_followed_then(redis_server: RedisServer) -> None:
+    async with buses(redis_server.uri, 2, retain=RETAIN) as (a, b):
+        async with b.client("reader") as reader:
+            await reader.subscribe(TOPIC, since="")
+            await fill(a, 1, 3)
+            first = (await take(reader, 3))[-1].position
+        assert first is not None
+        async with a.client("reader") as reader:
+            await reader.subscribe(TOPIC, since=first)
+            await fill(a, 4, 5)
+            before = snapshot(redis_server)
+            await fill(a, 6, 6)
+            second = (await take(reader, 3))[-1].position
+        assert second is not None
+        go_back(redis_server, before)
+        await fill(a, 7, 7)
+        async with b.client("reader") as reader:
+            gap = await reader.subscribe(TOPIC, since=second)
+            assert isinstance(gap, Gap)
+            assert gap.reason == "rolled_back"
+            assert [event.data for event in await take(reader, 3)] == [4, 5, 7]
 
 
 async def test_g10_retained_events_wait_while_the_broker_hangs(redis_server: RedisServer) -> None:

@@ -74,14 +74,22 @@ class TopicFeed:
     def note(self, share: Share, now: float) -> None:
         """Remember the end of *share* as an anchor for later tokens, now and then."""
         if now - self._noted_at >= ANCHOR_AGE:
-            self.anchor, self._next = self._next, Mark(share.last, share.fingerprint)
+            self.anchor, self._next = self._next or self.anchor, Mark(share.last, share.fingerprint)
             self._noted_at = now
 
-    def token(self, position: Position) -> str:
+    def proven(self, token: Token) -> None:
+        """Note that the stream still holds the event of *token*: it is an anchor until a later one is known."""
+        self.anchor = self.anchor or token.anchor or token.mark
+
+    def place(self, position: Position) -> Token:
         """Return the token of *position*."""
         mark = Mark(position.offset, position.fingerprint)
         anchor = self.anchor if self.anchor is not None and self.anchor.offset <= mark.offset else None
-        return str(Token(tag_of(stream_of(self.topic)), position.epoch, mark, anchor))
+        return Token(tag_of(stream_of(self.topic)), position.epoch, mark, anchor)
+
+    def token(self, position: Position) -> str:
+        """Return the token of *position*, as text."""
+        return str(self.place(position))
 
     def gap(self, reading: Reading, missed: int) -> Gap:
         """Return what receivers are told who missed so many events before those of *reading*."""
@@ -288,8 +296,7 @@ class Feeds:
         cursor = order.begin_read() if order.behind else None
         if cursor is not None:
             self.repairs += 1
-            token = Token("", cursor.epoch, Mark(cursor.offset, cursor.fingerprint))
-            reading = await self._reader.since(stream_of(feed.topic), feed.retention, token)
+            reading = await self._reader.since(stream_of(feed.topic), feed.retention, feed.place(cursor))
             if self._feeds.get(feed.topic) is not feed:
                 return  # dropped meanwhile: another feed may be in its place
             self._take_in(feed, reading)

@@ -127,7 +127,11 @@ class TopicHistory:
     async def _read(self, feed: TopicFeed, since: str) -> Reading:
         stream = stream_of(feed.topic)
         if since:
-            return await self._reader.since(stream, feed.retention, Token.parse(since, stream))
+            token = Token.parse(since, stream)
+            reading = await self._reader.since(stream, feed.retention, token)
+            if token is not None and reading.verdict.reason is None:
+                feed.proven(token)
+            return reading
         position = await self._reader.position(stream, feed.retention)
         return Reading(Verdict(None, 0, position.offset), (), position)
 
