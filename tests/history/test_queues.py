@@ -430,6 +430,33 @@ async def test_a_dispatcher_notices_that_the_broker_lost_events(redis_server: Re
         assert {gap.reason for gap in gaps} == {"rolled_back"}
 
 
+@pytest.mark.parametrize("sent", [0, 1])
+async def test_a_dispatcher_that_begins_again_notices_that_the_broker_is_empty(
+    redis_server: RedisServer, sent: int
+) -> None:
+    """The broker has lost the note on what is handled, too, and has ended the lease of the node that knows."""
+    async with buses(redis_server.uri, 1, retain_queues=RETAIN) as (a,):
+        gaps, inbox, jobs = Hooked(), Inbox(), a.queue("jobs")
+        a.on_gap(gaps)
+        async with jobs.consume(inbox):
+            await jobs.send("n", 0)
+            await inbox.got(1)
+            await noted(a)
+            assert a._node.dispatchers is not None
+            before = a._node.dispatchers._active["jobs"]
+            before._next_page = anyio.sleep_forever  # type: ignore[method-assign]  # else it may notice first
+            with Redis.from_url(redis_server.uri) as redis:
+                redis.flushall()
+            for number in range(sent):
+                await jobs.send("n", 1 + number)
+            a._node.lease.hurry()
+            await until(lambda: bool(gaps), "the next dispatcher has noticed it")
+            await jobs.send("n", 1 + sent)
+            await inbox.got(2 + sent)
+            assert a._node.dispatchers._active["jobs"] is not before
+        assert [(gap.source, gap.reason) for gap in gaps] == [("jobs", "new_stream")]
+
+
 async def test_a_node_sends_to_a_limited_number_of_retained_queues() -> None:
     options: dict[str, Any] = {"retain_queues": {"jobs/*": Retention()}, "max_retained_topics": 1}
     async with buses("memory://tests", 1, **options) as (a,):

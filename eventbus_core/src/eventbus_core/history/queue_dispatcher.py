@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from time import monotonic
-from typing import Final
+from typing import Final, NamedTuple
 
 import anyio
 
-from eventbus_core.backend import Entry, Page, Position
+from eventbus_core.backend import POSITION_LIFE, Entry, Page, Position
 from eventbus_core.concurrency.backoff import Backoff
 from eventbus_core.concurrency.notifier import Notifier
 from eventbus_core.errors import EventBusError
@@ -29,21 +29,41 @@ POLL_EVERY: Final = 2.0
 """Seconds after which the history is read although no node said that it has more: that message may be lost."""
 
 
+class Knowledge(NamedTuple):
+    """What a dispatcher knew of the stream at its end, and when it read it last."""
+
+    record: QueueRecord
+    read_at: float
+
+
 class QueueDispatcher:
     """
     Hands out the events of the retained queue *name* to its consumers, while this node holds the queue.
 
     An event counts as handled once that is in the history. So events that were with consumers when the node of the
     dispatcher died, and those that were handled in the last moment before, are handed out again by the next.
+
+    Args:
+        former: what the dispatcher before it on this node knew. A broker that comes back empty has also lost the note
+            of what is handled, and ended the lease of this node, so that the next dispatcher has to notice the loss.
     """
 
-    def __init__(self, name: str, retention: Retention, streams: QueueStreams, frozen: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        name: str,
+        retention: Retention,
+        streams: QueueStreams,
+        frozen: Callable[[], bool],
+        former: Knowledge | None = None,
+    ) -> None:
         self._name = name
         self._retention = retention
         self._streams = streams
         self._frozen = frozen  # another node may dispatch the queue now
         self._work = streams.queues.dispatch(name, frozen)
         self._progress = QueueProgress()
+        self._former = former
+        self._read_at = 0.0
         self._more = False  # the history has events that were not read
         self._done_count = self._recorded_count = 0  # events handled, and gaps told; the history knows the latter
         self._withdrawn = self._closed = False
@@ -61,6 +81,13 @@ class QueueDispatcher:
         self._streams.queues.end_dispatch(self._name)
         self._closed = True
         self._changed.notify()
+
+    @property
+    def knowledge(self) -> Knowledge | None:
+        """What the next dispatcher on this node has to know."""
+        if not self._progress.epoch:
+            return self._former
+        return Knowledge(self._progress.record(monotonic()), self._read_at)
 
     def wake(self) -> None:
         """Read the history: it has more."""
@@ -91,6 +118,8 @@ class QueueDispatcher:
             try:
                 page = await self._streams.reader.page(record_stream(self._name), 1)
                 record = decode_record(page.entries[-1].body) if page is not None and page.entries else None
+                if record is None and self._former is not None and self._was_read_lately(self._former.record.epoch):
+                    record = self._former.record
                 return await self._resume(record) if record is not None and record.epoch else QueueProgress()
             except EventBusError as error:
                 logger.debug("queue %s cannot be read now: %s", self._name, error)
@@ -102,7 +131,7 @@ class QueueDispatcher:
         for mark in record.marks:
             page = await self._streams.reader.page(queue_stream(self._name), max(1, mark.offset))
             if page is None:  # a day after the last event, or the broker lost it
-                if record.unhandled:
+                if record.unhandled or self._was_read_lately(record.epoch):
                     self._tell(GapReason.NEW_STREAM, 0)
                 return QueueProgress()
             verdict = judge(Position(record.epoch, *mark), page, page.top.offset)
@@ -116,6 +145,11 @@ class QueueDispatcher:
         self._tell(reason, 0)
         return QueueProgress()
 
+    def _was_read_lately(self, epoch: str) -> bool:
+        """Return whether this node read the stream of *epoch* less than a day ago: then the broker still has it."""
+        former = self._former
+        return former is not None and former.record.epoch == epoch and monotonic() - former.read_at < POSITION_LIFE
+
     async def _hand_out(self) -> None:
         backoff = Backoff()
         while True:
@@ -128,6 +162,7 @@ class QueueDispatcher:
                 continue
             backoff.reset()
             if page is not None:
+                self._read_at = monotonic()
                 await self._take(page)
             if page is None or page.top.offset < self._progress.following:
                 await self._wait_for_more()

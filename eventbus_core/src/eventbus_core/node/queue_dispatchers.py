@@ -11,7 +11,7 @@ import anyio
 from eventbus_core.concurrency.notifier import Notifier
 from eventbus_core.concurrency.service_group import ServiceGroup
 from eventbus_core.errors import EventBusError
-from eventbus_core.history.queue_dispatcher import QueueDispatcher
+from eventbus_core.history.queue_dispatcher import Knowledge, QueueDispatcher
 from eventbus_core.history.queue_streams import QueueStreams
 from eventbus_core.mailbox.limits import MailboxLimits
 from eventbus_core.mailbox.loss_markers import loss_of
@@ -52,6 +52,7 @@ class QueueDispatchers:
         self._consumers = consumers
         self._served: set[str] = set()  # queues that this node dispatches or tries to
         self._active: dict[str, QueueDispatcher] = {}
+        self._known: dict[str, Knowledge] = {}  # what the last dispatcher of each queue on this node knew
         self._withdrawn = self._over = False
         self._changed = Notifier()
         streams.vacant.connect(self._changed.notify)
@@ -114,7 +115,8 @@ class QueueDispatchers:
             return held.epoch != epoch or self._limits.frozen()
 
         self._consumers.dispatchers.add(held.name)
-        dispatcher = self._active[queue] = QueueDispatcher(queue, retention, self._streams, frozen)
+        former = self._known.get(queue)
+        dispatcher = self._active[queue] = QueueDispatcher(queue, retention, self._streams, frozen, former)
         if self._withdrawn:
             dispatcher.withdraw()
         self._streams.dispatch(queue, dispatcher.wake)
@@ -127,6 +129,8 @@ class QueueDispatchers:
             await self._client_lifecycle.release(held)
         finally:
             del self._active[queue]
+            if (knowledge := dispatcher.knowledge) is not None:
+                self._known[queue] = knowledge
             self._consumers.dispatchers.discard(held.name)
             dispatcher.close()
             self._streams.end_dispatch(queue)
