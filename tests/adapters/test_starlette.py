@@ -326,6 +326,29 @@ def workers(redis_uri: str, tmp_path: Path) -> Iterator[int]:
         assert "Traceback" not in log.read_text(), log.read_text()
 
 
+async def test_an_event_stream_whose_client_is_taken_over_as_it_begins_says_so() -> None:
+    """Not by an error, after which the page would connect again."""
+    uri, sent = f"memory://{uuid4().hex}", list[Any]()
+
+    class TakenOver(ClientEventStream):
+        async def _subscribe(self, topic: str) -> None:
+            async with other.client("alice"):
+                await super()._subscribe(topic)
+
+    async def receive() -> Any:
+        await anyio.sleep_forever()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async with eventbus.connect(uri) as bus, eventbus.connect(uri) as other:
+        stream = TakenOver(bus.client("alice"), topics=["room.1"])
+        with anyio.fail_after(30):
+            await stream({"type": "http", "asgi": {"spec_version": "2.4"}}, receive, send)
+    assert sent[0]["status"] == 200
+    assert b"$sys.taken_over" in b"".join(message.get("body", b"") for message in sent)
+
+
 async def test_three_workers_are_one_chat(workers: int) -> None:
     names = [f"user-{number}" for number in range(9)]
     async with httpx.AsyncClient(base_url=f"http://{HOST}:{workers}") as http:

@@ -87,6 +87,8 @@ class ClientEventStream(StreamingResponse):
                 await self._client.open()
                 for topic in self._topics:
                     await self._subscribe(topic)
+            except ClientTakenOver:
+                pass  # the stream says so, to a page that must not connect again
             except (BusClosed, NodeDraining, TransportUnavailable, LimitExceeded) as refusal:
                 respond = PlainTextResponse(str(refusal), 503, {"Retry-After": "5"}).__call__
             await respond(scope, receive, send)
