@@ -80,7 +80,7 @@ def test_settings_that_lose_data_are_found_and_the_hint_corrects_them(redis_serv
     redis(redis_server, "CONFIG SET client-output-buffer-limit 'pubsub 64kb 64kb 10'")
     found = examined(redis_server.uri, 1)
     assert (found["memory"].level, found["output buffer"].level) == ("error", "warning")
-    assert found["output buffer"].detail.startswith("subscribers are cut at 64 KiB, 64 KiB for 10 s; up to 256 KiB")
+    assert found["output buffer"].detail.startswith("subscribers are cut at 64 KiB, 64 KiB for 10 s; up to 1 MiB")
     redis(redis_server, *(found[check].hint.partition(",")[0] for check in ("memory", "output buffer")))
     found = examined(redis_server.uri, 0)
     assert (found["memory"].level, found["output buffer"].level) == ("ok", "ok")

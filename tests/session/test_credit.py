@@ -27,6 +27,8 @@ from tests.session.world import (
     settle,
 )
 
+KIB = 1024
+
 
 class Watched(World):
     """A world that asserts that no sender has more bytes in flight to *watched* than *bound*."""
@@ -79,6 +81,16 @@ def test_g11_a_sender_has_no_more_in_flight_than_was_granted_and_never_stalls_fo
         for sender in (a, *others):
             accounted(b, sender, node_partition("b"))
         event("the window was used" if world.most > budget // 2 else "the window was not needed")
+
+
+@pytest.mark.parametrize(("size", "window"), [(1000, 256 * KIB), (64_000, 512 * KIB)])
+def test_g11_more_bytes_may_be_in_flight_if_events_are_large(size: int, window: int) -> None:
+    world = Watched("b", window + size + 2 * EMPTY_BODY, receive_budget=1024 * KIB)
+    a, _ = world.add("a"), world.add("b", lag=0.05)
+    world.run(1.0)
+    a.publish(node_partition("b"), 8192 * KIB // size, size)
+    world.run(3.0)
+    assert world.most > window * 3 // 4
 
 
 def _pauses(world: World, sender: Peer, receiver: Peer, seconds: float) -> list[float]:

@@ -54,7 +54,9 @@ class BusOptions:
         128 * KIB, "events that may wait for the broker, per partition, before senders wait", minimum=KIB
     )
     receive_budget: int = option(
-        256 * KIB, "unhandled events that all remote senders together may have sent to this node", minimum=KIB
+        MIB,
+        "unhandled events that all remote senders together may have sent to this node; small ones use a quarter of it",
+        minimum=KIB,
     )
     resend_size: int = option(32 * MIB, "sent frames kept for retransmission, over all sessions", minimum=0)
     resend_age: float = option(60.0, "how long sent frames are kept for retransmission", minimum=0.0)

@@ -120,6 +120,7 @@ class Incoming:
         self._addressed = header.partition == node_partition(context.node)
         self._end = header.position if expected == header.first else 0
         self._unhandled = 0
+        self._event_size = 0  # on average, of the last frame
         self._granted = 0
         self._reported = 0  # the sender has been told that everything below this number is handled
         self._open: deque[Ticket] = deque()  # of frames handed on, in order, up to the oldest that is not handled
@@ -244,14 +245,14 @@ class Incoming:
         return min(self._held, default=self._known) - 1
 
     def _window(self) -> int:
-        # One slow receiver does not slow down what goes to many: it is left behind there.
-        return self._credit.addressed_window if self._addressed else self._credit.window
+        return self._credit.window(self._event_size, addressed=self._addressed)
 
     def _hand_on(self, header: Header, body: memoryview, since: float) -> Ready:
         size = len(body)
         self.expected = header.first + header.count
         self._end = max(self._end, header.position + size)
         self._unhandled += size
+        self._event_size = size // header.count
         ticket = Ticket(self, self.node, header.first, size, since)
         self._open.append(ticket)
         return Ready(header, body, ticket)

@@ -21,7 +21,7 @@ LONGEST_NAME = 64
 """Characters of a namespace or a node at most."""
 WAITING_FRAMES = 1000
 WAITING_SIZE = 4 * 1024
-"""Together half of the default ``receive_budget``."""
+"""Together four times the default ``receive_budget``."""
 
 
 class Place(NamedTuple):
