@@ -45,6 +45,16 @@ def test_a_frame_has_no_more_events_than_a_receiver_takes() -> None:
     assert [len(queue.cut(limit)[0]) for limit in (10**9, 10**9, 10**9)] == [MAX_FRAME_EVENTS, MAX_FRAME_EVENTS, 1]
 
 
+@pytest.mark.parametrize(("size", "events"), [(128, 1024), (64 * 1024, 8), (300 * 1024, 2), (1024 * 1024, 1)])
+def test_several_large_events_may_wait(size: int, events: int) -> None:
+    """They go in one write; a sender that had to wait for each write would spend more time on that than on events."""
+    queue = filled([])
+    while queue.has_room():
+        queue.events.append(bytes(size))
+        queue.size += size
+    assert len(queue.events) == events
+
+
 def event(target: str, number: int) -> bytes:
     return encode_event(Event("n", "@n1", target, str(number), msgspec.Raw(b"\x01")))
 

@@ -111,10 +111,6 @@ class Outbox:
         """Return the queue of *node*'s own partition, if there is one."""
         return self._queues.get(node_partition(node))
 
-    def has_room(self, queue: PartitionQueue) -> bool:
-        """Return whether a sender may add to *queue* without waiting."""
-        return queue.size < queue.limit
-
     def add(self, queue: PartitionQueue, event: bytes) -> None:
         """Accept an encoded *event*; never refuses and never waits."""
         queue.events.append(event)

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from typing import Final
 
 from eventbus_core.concurrency.notifier import Notifier
 from eventbus_core.model.event import Event
 from eventbus_core.model.salvage import salvage_event
 from eventbus_core.session.outgoing import Outgoing
 from eventbus_core.session.wire import MAX_FRAME_EVENTS
+
+EVENTS_BEYOND_LIMIT: Final = 8
+"""Events that may wait beyond the limit, within ``MOST_GROWTH`` times that: so several large ones go in one write."""
+MOST_GROWTH: Final = 4
 
 
 class PartitionQueue:
@@ -21,7 +26,7 @@ class PartitionQueue:
         node: the node whose own partition it is, if it is one's.
         events: encoded, in the order in which they were accepted.
         size: their bytes.
-        limit: bytes that may wait before senders do.
+        limit: bytes that may wait before senders do; see :meth:`has_room`.
         accepted, published: how many events came in and went out so far.
         queued: whether the outbox will look at it without a further call: exactly while events wait in it and it
             stands among the ready queues of a route or the blocked queues.
@@ -63,6 +68,11 @@ class PartitionQueue:
         self.after_write: list[Callable[[], object]] | None = None
         self._marks: deque[tuple[int, float]] = deque()
         self._read: list[Event | None] = []  # the first of the events, as far as they were read; None: unreadable
+
+    def has_room(self) -> bool:
+        """Return whether a sender may add an event without waiting."""
+        few = len(self.events) < EVENTS_BEYOND_LIMIT and self.size < MOST_GROWTH * self.limit
+        return few or self.size < self.limit
 
     def mark(self, number: int, now: float) -> None:
         """Note that every event after the first *number* ones was accepted at *now* or later."""

@@ -209,7 +209,7 @@ class RouteQueue:
                 if queue not in blocked:
                     self.ready.append(queue)
             queue.queued = bool(queue.events)
-            if queue.size < queue.limit:
+            if queue.has_room():
                 queue.wake_senders()
         write.probed.extend(queue for queue, _ in self._probes)
         write.frames.extend(self._without_events(notes))

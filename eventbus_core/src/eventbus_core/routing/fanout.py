@@ -81,7 +81,7 @@ class FanOut:
         """Do what :meth:`announce` does, once there is room."""
         if self._sessions.incarnation:
             queue = self._lanes.get(topic) or self._lane(topic)
-            while not self._outbox.has_room(queue):
+            while not queue.has_room():
                 await self._outbox.wait_for_room(queue)
         self.announce(topic, event, size)
 
@@ -139,7 +139,7 @@ class FanOut:
     ) -> Wait:
         """Hand *event* to a queue and to all receivers here, a copy to each, once all of them have room."""
         receivers = _matching(event.type, indexes)
-        full = queue is not None and queue.size >= queue.limit  # Outbox.has_room, without the cost of a call
+        full = queue is not None and queue.size >= queue.limit and not queue.has_room()
         for mailbox in receivers:
             full = full or not mailbox.has_room()
         if full:
@@ -159,7 +159,7 @@ class FanOut:
         for mailbox in receivers:
             if not mailbox.has_room():
                 return mailbox
-        return queue if queue is not None and not self._outbox.has_room(queue) else None
+        return queue if queue is not None and not queue.has_room() else None
 
     def _first_obstacle(self, spreads: Sequence[Spread]) -> Mailbox | PartitionQueue | None:
         obstacles = (self._obstacle(_receivers(event, indexes), queue) for event, queue, indexes in spreads)

@@ -78,7 +78,7 @@ class Router:
     def put_out(self, route: Route, event: bytes) -> bool:
         """Send an encoded *event* by *route* if there is room; return whether there was."""
         queue = route.queue
-        if queue.size >= queue.limit:  # Outbox.has_room, without the cost of a call
+        if queue.size >= queue.limit and not queue.has_room():
             return False
         self._outbox.add(queue, event)
         self.accepted += 1
@@ -107,7 +107,7 @@ class Router:
             await held.mailbox.wait_for_room()
         elif (route := self._table.known.get(target)) is None:
             await self._locator.learn(target)
-        elif not self._outbox.has_room(route.queue):
+        elif not route.queue.has_room():
             await self._outbox.wait_for_room(route.queue)
         else:
             return True
