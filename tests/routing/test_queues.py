@@ -811,11 +811,14 @@ async def test_every_event_is_handled_and_twice_only_if_a_consumer_died_with_it(
                 await worker.stop(crash=False)
 
 
-async def test_a_consumer_that_takes_ahead_confirms_what_calls_return(uri: str) -> None:
+async def test_a_consumer_that_takes_ahead_confirms_what_calls_return(
+    uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It takes nothing before the first call; what it has when it ends goes to another, in order."""
     async with buses(uri, 2) as (a, b):
         jobs = a.queue("jobs")
         async with b.queue("jobs").consume(concurrency=4) as consumer:
+            monkeypatch.setattr(consumer._receiver, "tend", lambda: None)
             for number in range(10):
                 await jobs.send("n", number)
             got = [(await consumer.receive()).data for _ in range(3)]
@@ -849,8 +852,9 @@ async def test_events_taken_ahead_go_to_a_free_consumer(uri: str) -> None:
         await empty(a)
 
 
-async def test_events_of_each_sender_come_in_order_although_some_are_refused(uri: str) -> None:
+async def test_what_is_taken_ahead_comes_in_the_order_of_each_sender(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     async with buses(uri, 3) as (a, b, c), c.queue("jobs").consume(concurrency=4) as consumer:
+        monkeypatch.setattr(consumer._receiver, "tend", lambda: None)
         got: list[tuple[str, int]] = []
 
         async def send(bus: Bus) -> None:

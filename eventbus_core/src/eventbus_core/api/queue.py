@@ -116,7 +116,7 @@ class Queue:
 
         Without a function, :meth:`Consumer.receive`, or iterating over the consumer, returns the events. It takes an
         event only while a call waits; with a *concurrency* above 1, it takes up to so many before calls come for them.
-        That costs far less. Those that no call returned within a second go to other consumers that are free.
+        That costs far less. If no call comes for up to a second, it leaves them to other consumers.
 
         Raises:
             OptionError: *concurrency* is no whole number of at least 1.
