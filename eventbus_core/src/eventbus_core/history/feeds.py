@@ -78,8 +78,9 @@ class TopicFeed:
             self._noted_at = now
 
     def proven(self, token: Token) -> None:
-        """Note that the stream still holds the event of *token*: it is an anchor until a later one is known."""
-        self.anchor = self.anchor or token.anchor or token.mark
+        """Note that the stream still holds the event of *token*, if any: it is an anchor until a later one is known."""
+        if token.mark.offset:
+            self.anchor = self.anchor or token.anchor or token.mark
 
     def place(self, position: Position) -> Token:
         """Return the token of *position*."""
