@@ -18,6 +18,7 @@ from eventbus_core.testing.waiting import tasks, until
 
 EXPIRING_LEASE = 1.0
 LASTING_LEASE = 60.0
+STALLING = 5  # deadlines: a machine that stalls for longer than a lease ends leases again and again
 
 
 @attrs.frozen
@@ -111,7 +112,8 @@ class Churn:
                 node.transport.cut()
             elif node.transport.link.is_cut:
                 node.transport.restore()
-        await until(lambda: not self._missing(), f"all of {sorted(self._sent)} were handled or reported: {self}")
+        fates = f"all of {sorted(self._sent)} were handled or reported"
+        await until(lambda: not self._missing(), fates, times=STALLING)
         if not self._deaths:
             for readers in self._readers.values():
                 for reader in readers[:-1]:
