@@ -26,7 +26,8 @@ async def main(server):
         signal.signal(signal.SIGTERM, lambda *_: loop.call_soon_threadsafe(stopping.set))
     await bus.open()
     print("open", flush=True)
-    await stopping.wait()
+    while not stopping.is_set():  # Python may notice a signal only when the main thread wakes
+        await asyncio.sleep(0.05)
 
 server = sys.argv[2] == "server"
 asyncio.run(main(server))

@@ -18,7 +18,8 @@ def exit_on_sigterm() -> None:
     A server such as uvicorn handles SIGTERM, stops, and at last ends itself by the same signal, without an exit: that
     second one is kept back. Programs that the main thread starts between the two inherit that, and ignore SIGTERM. A
     process without a handler gets ``SystemExit``. Other threads than the main one get no signals: nothing is done
-    there.
+    there. Python may notice a signal that comes just as the main thread begins to wait only once that wait ends, so a
+    main thread should wake now and then; those of servers do.
     """
     global _former
     if sys.platform == "win32" or threading.current_thread() is not threading.main_thread():
