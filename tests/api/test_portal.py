@@ -13,6 +13,7 @@ from typing import Any
 
 import anyio
 import anyio.lowlevel
+import msgspec
 import pytest
 from anyio import from_thread, to_thread
 from hypothesis import given, settings
@@ -329,3 +330,20 @@ async def test_threads_share_what_a_consumer_has_taken_ahead(uri: str) -> None:
                 got.append((await consumer.receive()).data)
         assert sorted(got) == list(range(events))
         await until(lambda: not a.queue("jobs").waiting)
+
+
+async def test_a_call_that_always_finds_an_event_lets_other_tasks_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the bus may take them ahead in another thread faster than they are handled here."""
+    event = Event("n", "@n0", "jobs", "1", msgspec.Raw(b"\x01"))
+    monkeypatch.setattr(eventbus.Consumer, "_take_now", lambda _self: event)
+    async with eventbus.connect() as bus, anyio.create_task_group() as group:
+        consumer, others, calls = bus.portal().queue("jobs").consume(concurrency=2), list[int](), 0
+
+        async def run() -> None:
+            others.append(calls)
+
+        group.start_soon(run)
+        while not others and calls < 1000:
+            assert await consumer.receive() is event
+            calls += 1
+        assert others

@@ -9,13 +9,15 @@ from functools import partial, wraps
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
+from anyio.lowlevel import checkpoint
+
 from eventbus_core.api.client import Client
 from eventbus_core.api.handling import Registration
 from eventbus_core.api.open_bus import OpenBus
 from eventbus_core.api.queue import Consumer, Queue
 from eventbus_core.concurrency.loop_entry import LoopEntry
 from eventbus_core.errors import BusClosed, EventBusError
-from eventbus_core.mailbox.handlers import HandlerFunction
+from eventbus_core.mailbox.handlers import EVENTS_PER_TURN, HandlerFunction
 from eventbus_core.model.event import Event
 from eventbus_core.options import Overflow
 from eventbus_core.routing.sender import Headers, Sent
@@ -332,10 +334,14 @@ class PortalConsumer(_Receiving):
     def __init__(self, consumer: Consumer) -> None:
         self._inner: Consumer = consumer
         self._late = deque()
+        self._calls = 0
         self.name = consumer.name
 
     async def receive(self) -> Event:
         """Return the next event; one that comes when the call is cancelled is returned by another call."""
+        self._calls += 1
+        if self._calls % EVENTS_PER_TURN == 0:
+            await checkpoint()  # the bus, in another thread, may take events ahead as fast as they are received here
         event = self._inner._take_now()
         return await super().receive() if event is None else event
 
