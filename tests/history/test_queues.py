@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from time import monotonic
 from typing import Any
 
 import anyio
@@ -21,7 +22,8 @@ from eventbus import (
     RequestFailed,
     Retention,
 )
-from eventbus_core.backend import NewEntry, Position
+from eventbus_core.backend import POSITION_LIFE, NewEntry, Page, Position
+from eventbus_core.history import queue_dispatcher
 from eventbus_core.history.queue_progress import QueueRecord, encode_record
 from eventbus_core.history.stream_names import queue_stream
 from eventbus_core.model.tokens import Mark
@@ -455,6 +457,40 @@ async def test_a_dispatcher_that_begins_again_notices_that_the_broker_is_empty(
             await inbox.got(2 + sent)
             assert a._node.dispatchers._active["jobs"] is not before
         assert [(gap.source, gap.reason) for gap in gaps] == [("jobs", "new_stream")]
+
+
+async def test_a_queue_that_ended_as_no_event_came_is_not_told_to_be_lost(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node reads it until its end, but the event in it was read long before."""
+    async with buses(redis_server.uri, 1, retain_queues=RETAIN) as (a,):
+        gaps, inbox, jobs = Hooked(), Inbox(), a.queue("jobs")
+        a.on_gap(gaps)
+        async with jobs.consume(inbox):
+            await jobs.send("n", 0)
+            await inbox.got(1)
+            await noted(a)
+            assert a._node.dispatchers is not None
+            before = a._node.dispatchers._active["jobs"]
+            monkeypatch.setattr(queue_dispatcher, "monotonic", lambda: monotonic() + POSITION_LIFE)
+            read, reads = before._next_page, list[object]()
+
+            async def counted() -> Page | None:
+                page = await read()
+                reads.append(page)
+                return page
+
+            before._next_page = counted  # type: ignore[method-assign]
+            before.wake()
+            await until(lambda: len(reads) > 1, "the stream was read again")
+            before._next_page = anyio.sleep_forever  # type: ignore[method-assign]
+            with Redis.from_url(redis_server.uri) as redis:
+                redis.flushall()
+            a._node.lease.hurry()
+            await until(lambda: a._node.dispatchers._active.get("jobs", before) is not before)  # type: ignore[union-attr]
+            await jobs.send("n", 1)
+            await inbox.got(2)
+        assert list(gaps) == []
 
 
 async def test_a_node_sends_to_a_limited_number_of_retained_queues() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from math import inf
 from time import monotonic
 from typing import Final, NamedTuple
 
@@ -30,7 +31,7 @@ POLL_EVERY: Final = 2.0
 
 
 class Knowledge(NamedTuple):
-    """What a dispatcher knew of the stream at its end, and when it read it last."""
+    """What a dispatcher knew of the stream at its end, and when it read an event last that it had not read."""
 
     record: QueueRecord
     read_at: float
@@ -63,7 +64,7 @@ class QueueDispatcher:
         self._work = streams.queues.dispatch(name, frozen)
         self._progress = QueueProgress()
         self._former = former
-        self._read_at = 0.0
+        self._read_at = -inf if former is None else former.read_at
         self._more = False  # the history has events that were not read
         self._done_count = self._recorded_count = 0  # events handled, and gaps told; the history knows the latter
         self._withdrawn = self._closed = False
@@ -146,7 +147,11 @@ class QueueDispatcher:
         return QueueProgress()
 
     def _was_read_lately(self, epoch: str) -> bool:
-        """Return whether this node read the stream of *epoch* less than a day ago: then the broker still has it."""
+        """
+        Return whether this node read an event of *epoch* for the first time less than a day ago.
+
+        Then the broker still has the stream. A read without a new event says nothing: the stream may end at any time.
+        """
         former = self._former
         return former is not None and former.record.epoch == epoch and monotonic() - former.read_at < POSITION_LIFE
 
@@ -162,7 +167,6 @@ class QueueDispatcher:
                 continue
             backoff.reset()
             if page is not None:
-                self._read_at = monotonic()
                 await self._take(page)
             if page is None or page.top.offset < self._progress.following:
                 await self._wait_for_more()
@@ -187,6 +191,8 @@ class QueueDispatcher:
             self._tell_missed(progress.take_end(page.top))
         for entry in page.entries:
             missed, offsets = progress.take(entry)
+            if offsets:
+                self._read_at = monotonic()
             self._tell_missed(missed)
             events = self._unpack(entry)
             for offset in offsets:
