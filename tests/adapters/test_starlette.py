@@ -349,6 +349,27 @@ async def test_an_event_stream_whose_client_is_taken_over_as_it_begins_says_so()
     assert b"$sys.taken_over" in b"".join(message.get("body", b"") for message in sent)
 
 
+async def test_an_event_stream_whose_client_is_taken_over_as_it_is_claimed_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sent = list[Any]()
+
+    async def taken_over(_self: object) -> None:
+        raise eventbus.ClientTakenOver("alice", "other")
+
+    async def receive() -> Any:
+        await anyio.sleep_forever()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    monkeypatch.setattr(eventbus.Client, "open", taken_over)
+    async with eventbus.connect() as bus:
+        with anyio.fail_after(30):
+            await ClientEventStream(bus.client("alice"))({"type": "http"}, receive, send)
+    assert b"$sys.taken_over" in b"".join(message.get("body", b"") for message in sent)
+
+
 async def test_three_workers_are_one_chat(workers: int) -> None:
     names = [f"user-{number}" for number in range(9)]
     async with httpx.AsyncClient(base_url=f"http://{HOST}:{workers}") as http:

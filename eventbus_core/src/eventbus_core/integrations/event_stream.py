@@ -30,6 +30,7 @@ except ImportError as error:
     ) from error
 
 _NEVER: Final = 86_400_000  # milliseconds after which an EventSource connects again whose client was taken over
+_TAKEN_OVER: Final = f"retry: {_NEVER}\nevent: $sys.taken_over\ndata:\n\n"
 
 
 def encode_event(event: Event) -> str:
@@ -88,7 +89,7 @@ class ClientEventStream(StreamingResponse):
                 for topic in self._topics:
                     await self._subscribe(topic)
             except ClientTakenOver:
-                pass  # the stream says so, to a page that must not connect again
+                self.body_iterator = _taken_over()
             except (BusClosed, NodeDraining, TransportUnavailable, LimitExceeded) as refusal:
                 respond = PlainTextResponse(str(refusal), 503, {"Retry-After": "5"}).__call__
             await respond(scope, receive, send)
@@ -112,7 +113,7 @@ class ClientEventStream(StreamingResponse):
             while True:
                 yield await self._next()
         except ClientTakenOver:
-            yield f"retry: {_NEVER}\nevent: $sys.taken_over\ndata:\n\n"
+            yield _TAKEN_OVER
         except NodeDraining as draining:
             yield f"retry: {draining.retry_after * 1000:.0f}\n\n"
         except (BusClosed, LimitExceeded):  # the browser connects again
@@ -125,3 +126,8 @@ class ClientEventStream(StreamingResponse):
             position = "" if event.position is None else f"id: {event.position}\n"
             return f"{position}event: {event.type}\ndata: {data}\n\n"
         return ": still here\n\n"
+
+
+async def _taken_over() -> AsyncIterator[str]:
+    """Yield what tells a page not to connect again."""
+    yield _TAKEN_OVER
