@@ -19,7 +19,7 @@ import eventbus
 from eventbus import Bus, BusClosed, Event, InvalidName, OptionError, TransportUnavailable
 from eventbus_core.membership.held_client import HeldClient
 from eventbus_core.model.event import encode_event
-from eventbus_core.node import queue_consumer
+from eventbus_core.node import queue_receiver
 from eventbus_core.routing import queues, work_queue
 from eventbus_core.routing.queues import Offer
 from tests.support import DEADLINE, Hooked, Inbox, buses, fresh_namespace, tasks, until, within_deadline
@@ -887,7 +887,7 @@ async def test_an_event_that_expires_after_it_was_taken_ahead_is_reported(
             await a.queue("jobs").send("n", number, expires=DEADLINE)
         assert (await consumer.receive()).data == 0
         await until(lambda: len(_ahead(consumer)) == 1)
-        monkeypatch.setattr(queue_consumer, "time", lambda: time() + 2 * DEADLINE)
+        monkeypatch.setattr(queue_receiver, "time", lambda: time() + 2 * DEADLINE)
         await a.queue("jobs").send("n", 2)
         assert (await consumer.receive()).data == 2
         await until(lambda: [(report.type, report.reason) for report in reports] == [("n", "expired")])

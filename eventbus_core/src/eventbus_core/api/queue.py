@@ -15,7 +15,8 @@ from eventbus_core.model.event import Event
 from eventbus_core.model.names import check_client
 from eventbus_core.model.quoting import quote
 from eventbus_core.node.node import LocalNode
-from eventbus_core.node.queue_consumer import QueueConsumer, QueueReceiver
+from eventbus_core.node.queue_consumer import QueueConsumer
+from eventbus_core.node.queue_receiver import QueueReceiver
 from eventbus_core.routing.sender import Headers, Sent
 
 CONSUMERS: Final = "queue"

@@ -19,7 +19,7 @@ from eventbus_core.membership.held_client import HeldClient
 from eventbus_core.model.event import Event
 from eventbus_core.model.state import NodeState, Phase
 from eventbus_core.node.client_lifecycle import ClientLifecycle
-from eventbus_core.node.queue_consumer import QueueConsumers
+from eventbus_core.node.queue_consumers import QueueConsumers
 from eventbus_core.observability.log import get_logger
 
 logger = get_logger("eventbus")

@@ -47,7 +47,7 @@ from eventbus_core.node.draining import Draining
 from eventbus_core.node.frame_limits import fit_options
 from eventbus_core.node.hooks import Hooks
 from eventbus_core.node.joining import Joining
-from eventbus_core.node.queue_consumer import QueueConsumers
+from eventbus_core.node.queue_consumers import QueueConsumers
 from eventbus_core.node.queue_dispatchers import QueueDispatchers
 from eventbus_core.node.receiver import Receiver
 from eventbus_core.observability.log import get_logger

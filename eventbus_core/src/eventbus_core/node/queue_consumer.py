@@ -1,21 +1,17 @@
-"""The consumers of queues on this node: they take events that nodes send, call the function, and confirm each."""
+"""A consumer of a queue: it takes events that nodes send, calls the function, and confirms each."""
 
 from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from contextvars import copy_context
 from functools import partial
-from time import time
 from typing import Final
 
 from eventbus_core.concurrency.notifier import Notifier
-from eventbus_core.concurrency.signal import Signal
-from eventbus_core.errors import EventBusError, EventDataError
+from eventbus_core.errors import EventDataError
 from eventbus_core.mailbox.handlers import HandlerFunction, HandlerScheduler
-from eventbus_core.membership.held_client import HeldClient
 from eventbus_core.model.event import Event
 from eventbus_core.model.functions import check_function
 from eventbus_core.model.reports import Reason
@@ -27,82 +23,6 @@ DONE: Final = "$sys.queue.done"
 """The answer of a consumer that has handled the event; its data says whether the same node may send another now."""
 MAX_REFUSED: Final = 10_000
 """Nodes that are told when the consumer is free again; any other asks by itself."""
-
-
-class QueueConsumers:
-    """
-    The consumers of this node, by the names of their clients.
-
-    Attributes:
-        opened: called with the queue of each consumer that opens.
-        dispatchers: names of the clients by which this node dispatches retained queues.
-    """
-
-    def __init__(self, queues: Queues, requests: Requests, scheduler: HandlerScheduler) -> None:
-        self.opened: Signal[[str]] = Signal()
-        self.dispatchers: set[str] = set()
-        self._queues = queues
-        self._requests = requests
-        self._scheduler = scheduler
-        self._consumers: dict[str, QueueConsumer] = {}
-        queues.passed.connect(self._passed)
-        requests.lost.connect(self.turn_lost)
-
-    def make(self, queue: str, client: str, function: HandlerFunction, concurrency: int) -> QueueConsumer:
-        """Return a consumer that is not open yet."""
-        return FunctionConsumer(self._queues, self._requests, self._scheduler, queue, client, function, concurrency)
-
-    def make_receiver(self, queue: str, client: str, concurrency: int) -> QueueReceiver:
-        """Return a consumer without a function that is not open yet."""
-        return QueueReceiver(self._queues, self._requests, queue, client, concurrency)
-
-    def open(self, consumer: QueueConsumer) -> None:
-        """Have *consumer*, whose client was claimed, take events from now on."""
-        self._consumers[consumer.client] = consumer
-        consumer.open()
-        self.opened(consumer.queue)
-
-    def consume(self, queue: str) -> bool:
-        """Return whether one of them takes events of *queue*."""
-        return any(consumer.queue == queue for consumer in self._consumers.values())
-
-    def stays(self, client: str) -> bool:
-        """Return whether *client* stays on a node that drains: a consumer, which ends itself, or a dispatcher."""
-        return client in self._consumers or client in self.dispatchers
-
-    def ended(self, held: HeldClient, _reason: EventBusError) -> None:
-        """Take no more events for *held*, whose handle ends, if it is a consumer."""
-        if (consumer := self._consumers.pop(held.name, None)) is not None:
-            consumer.close()
-
-    def turn_lost(self, _node: str) -> None:
-        """Give the turns of a node that is gone, or does not listen, to other nodes; it may have had none."""
-        for consumer in self._consumers.values():
-            consumer.give_turn()
-
-    def _passed(self, client: str) -> None:
-        if (consumer := self._consumers.get(client)) is not None:
-            consumer.give_turn()
-
-    def tend(self) -> None:
-        """Leave to other consumers what was taken for calls that do not come."""
-        for consumer in self._consumers.values():
-            if isinstance(consumer, QueueReceiver):
-                consumer.tend()
-
-    def withdraw(self) -> None:
-        """Take no more events of other nodes."""
-        self._queues.withdraw()
-        for consumer in self._consumers.values():
-            consumer.withdraw()
-
-    async def drain(self) -> None:
-        """Take no more events, and return once those that were taken are handled."""
-        consumers = list(self._consumers.values())
-        for consumer in consumers:
-            consumer.close()
-        for consumer in consumers:
-            await consumer.finished()
 
 
 class QueueConsumer(ABC):
@@ -260,110 +180,3 @@ class FunctionConsumer(QueueConsumer):
             self._end()
             raise
         self._scheduler.failed(name, event, failure)
-
-
-class QueueReceiver(QueueConsumer):
-    """
-    Takes events for calls of :meth:`receive`; once a call returns an event, it is handled.
-
-    With a *concurrency* of 1 it takes an event only for a call that waits; with more, up to so many of each node before
-    calls come for them, which other threads can take out too. If none comes for a tick, it gives them back.
-    """
-
-    def __init__(self, queues: Queues, requests: Requests, queue: str, client: str, concurrency: int) -> None:
-        super().__init__(queues, requests, queue, client, concurrency)
-        self._ahead = False  # whether it takes events that no call waits for
-        self._called = False  # since the last tick
-        self._calls = 0
-        self._taken: deque[tuple[Event | None, Event]] = deque()  # requests, and their events; none: handled already
-
-    @property
-    def has_room(self) -> bool:
-        """Whether it takes another event now; a node that sends keeps to the concurrency by itself."""
-        return self._ahead or len(self._taken) < self._calls
-
-    async def receive(self, check: Callable[[], None]) -> Event:
-        """Return the next event; *check* raises once none can come."""
-        while True:
-            self._calls += 1
-            self._ahead, self._called = self._concurrency > 1, True
-            try:
-                check()
-                while (taken := self._take_out()) is None:
-                    self.give_turn()
-                    await self._progress.wait()
-                    check()
-            finally:
-                self._calls -= 1
-                self._give_back()
-            if self._settle(*taken, _call):
-                return taken[1]
-
-    def take_now(self, soon: Callable[[Callable[[], None]], object]) -> Event | None:
-        """Return an event that was taken ahead, if any; from any thread: *soon* calls a function in this one."""
-        self._called = True
-        while (taken := self._take_out()) is not None:
-            if self._settle(*taken, soon):
-                return taken[1]
-        return None
-
-    def take_back(self, event: Event) -> None:
-        """Give *event*, which a call returned, to another call."""
-        self._taken.appendleft((None, event))
-        self._progress.notify()
-
-    def close(self) -> None:
-        """Take no more events, and give back those that no call has returned."""
-        super().close()
-        self._ahead = False
-        self._give_back()
-
-    def tend(self) -> None:
-        """Give back what was taken ahead if no call came since the last tick."""
-        if not (self._called or self._calls):
-            self._ahead = False
-            self._give_back()
-        self._called = False
-
-    def _begin(self, request: Event, event: Event) -> None:
-        self._taken.append((request, event))
-        self._progress.notify()
-
-    def _take_out(self) -> tuple[Event | None, Event] | None:
-        try:
-            return self._taken.popleft()
-        except IndexError:  # perhaps another thread took the last one
-            return None
-
-    def _settle(self, request: Event | None, event: Event, soon: Callable[[Callable[[], None]], object]) -> bool:
-        """Have *event*, which was taken out, confirmed, or reported if it has expired; return whether it counts."""
-        if request is None:
-            return True
-        expired = event.expires is not None and event.expires < time()
-        soon(partial(self._expire if expired else self._done, request))
-        return not expired
-
-    def _expire(self, request: Event) -> None:
-        self._end()
-        self._requests.fail(request, Reason.EXPIRED)
-        self.give_turn()
-
-    def _give_back(self) -> None:
-        """Leave to other consumers, in order, what no call is there for."""
-        requests = deque[Event]()
-        while not self._ahead and len(self._taken) > self._calls:
-            try:
-                request, event = self._taken.pop()
-            except IndexError:  # another thread took the last one
-                break
-            if request is None:  # handled already: the next call returns it
-                self._taken.append((request, event))
-                break
-            requests.appendleft(request)
-        for request in requests:
-            self._end()
-            self._refuse(request)
-
-
-def _call(function: Callable[[], None]) -> None:
-    function()

@@ -21,7 +21,7 @@ from eventbus_core.model.quoting import quote
 from eventbus_core.model.reports import Reason
 from eventbus_core.model.retention import Retention
 from eventbus_core.node.client_lifecycle import ClientLifecycle
-from eventbus_core.node.queue_consumer import QueueConsumers
+from eventbus_core.node.queue_consumers import QueueConsumers
 
 DISPATCHERS: Final = "queue-dispatcher"
 """The tenant of the clients that dispatch: the node that holds one dispatches its retained queue."""
