@@ -98,13 +98,15 @@ def _run(options: argparse.Namespace) -> int:
         wanted = needed()
         jobs = [(case, peer) for case, peer in jobs if (case.scenario, case.variant, peer) in wanted]
         options.reps = options.reps or BAR_REPS
-        BARS_FILE.unlink(missing_ok=True)
-    options.out = options.out or (BARS_FILE if options.bars else RUNS)
     if options.smoke:
         records = [
             _attempt(case, peer, SMOKE_SECONDS, case.senders or load_peer(peer).senders[0]) for case, peer in jobs
         ]
         return 0 if all(record is not None and record.clean for record in records) else 1
+    if options.out is None:
+        options.out = BARS_FILE if options.bars else RUNS
+        if options.bars:
+            BARS_FILE.unlink(missing_ok=True)
     tuned = [(case, peer, _tune(case, peer, options)) for case, peer in jobs]
     began = monotonic()
     for turn in range(max(options.reps or scenario.reps for scenario in chosen)):
