@@ -80,7 +80,8 @@ async def test_the_history_is_printed_as_the_page_shows(redis_uri: str) -> None:
         shown = dict.fromkeys(POSITION.findall(output))
         actual = [event.position or "" for event in await place.one.history("chat.room.42")]
         for position, own in zip(shown, actual, strict=True):
-            script, output = script.replace(position, own), output.replace(position, own)
+            for part, own_part in zip(position.split(":"), own.split(":"), strict=True):  # a later one may name it, too
+                script, output = script.replace(part, own_part), output.replace(part, own_part)
         script = EXAMPLE_URI.sub(shlex.quote(place.uri), script)
         assert await printed(place, script) == output
 
