@@ -18,7 +18,7 @@ from eventbus_core.integrations.starlette import ClientEventStream, get_bus, lif
 ROOM = "chat.lobby"
 Bus = Annotated[eventbus.Bus, Depends(get_bus)]
 Name = Annotated[str, Path(pattern=r"^[\w-]{1,24}$")]
-app = FastAPI(lifespan=lifespan(os.environ.get("EVENTBUS_URI", "memory://")))
+app = FastAPI(lifespan=lifespan(os.environ.get("EVENTBUS_URI", "memory://"), drain=5.0))
 
 
 @app.websocket("/chat/{name}")

@@ -295,6 +295,12 @@ def test_a_layer_is_another_after_a_fork(redis_uri: str) -> None:
     async_to_sync(layer.flush)()
 
 
+def test_a_setting_of_another_layer_is_refused_by_name() -> None:
+    hosts: Any = {"hosts": [("localhost", 6379)]}
+    with pytest.raises(eventbus.ConfigurationError, match=r"'hosts'.*uri"):
+        EventBusChannelLayer(**hosts)
+
+
 def test_without_a_broker_it_says_so() -> None:
     layer = EventBusChannelLayer("redis://127.0.0.1:1")
     with pytest.raises(eventbus.TransportUnavailable):

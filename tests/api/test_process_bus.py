@@ -13,7 +13,7 @@ import pytest
 from anyio import to_thread
 
 import eventbus
-from eventbus import NodeAlreadyPresent, Portal, ProcessBus
+from eventbus import ConfigurationError, NodeAlreadyPresent, Portal, ProcessBus
 from tests.support import DEADLINE, fresh_namespace, tasks, until, within_deadline
 
 PROGRAM = """
@@ -53,6 +53,12 @@ def test_event_loops_and_threads_share_the_bus_that_the_first_opens() -> None:
         assert anyio.run(bus.open).node == entered[1] != entered[0]
     finally:
         bus.close()
+
+
+@pytest.mark.parametrize(("uri", "named"), [("localhost:6379", "scheme://"), ("redsi://localhost", "redis://")])
+def test_a_mistaken_uri_is_refused_before_the_first_use(uri: str, named: str) -> None:
+    with pytest.raises(ConfigurationError, match=named):
+        ProcessBus(uri)
 
 
 def test_an_opening_that_fails_leaves_nothing_open_and_is_tried_again() -> None:

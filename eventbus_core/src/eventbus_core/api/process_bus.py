@@ -14,8 +14,10 @@ from anyio import to_thread
 
 from eventbus_core.api.blocking import BlockingBus, connect_blocking
 from eventbus_core.api.connect_options import ConnectOptions
+from eventbus_core.api.discovery import load_backend
 from eventbus_core.api.exit_on_sigterm import exit_on_sigterm
 from eventbus_core.api.portal import Portal
+from eventbus_core.backend import TransportURI
 
 _buses: Final[WeakSet[ProcessBus]] = WeakSet()
 
@@ -41,6 +43,9 @@ class ProcessBus:
     Args:
         uri: of the bus; with *options* as for :func:`connect`.
         enter: called with the portal of each bus that is opened, before its first use: to claim clients, for example.
+
+    Raises:
+        ConfigurationError: the URI is none, or its backend is not installed.
     """
 
     def __init__(
@@ -49,6 +54,7 @@ class ProcessBus:
         enter: Callable[[Portal], Awaitable[None]] | None = None,
         **options: Unpack[ConnectOptions],
     ) -> None:
+        load_backend(TransportURI.parse(uri).scheme)  # a mistake in the settings is told when they are read
         self._connect = partial(connect_blocking, uri, **options)
         self._enter = enter
         self._begin()

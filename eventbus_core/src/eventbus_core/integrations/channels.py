@@ -19,7 +19,7 @@ from uuid import uuid4
 
 import msgspec
 
-from eventbus import Portal, ProcessBus, quote
+from eventbus import ConfigurationError, Portal, ProcessBus, quote
 from eventbus_core.integrations.general_channels import GeneralChannels
 from eventbus_core.integrations.specific_channels import SpecificChannels
 
@@ -45,7 +45,7 @@ class EventBusChannelLayer(BaseChannelLayer):  # type: ignore[misc]
     lost with the process.
 
     Args:
-        uri: of the bus, with its options.
+        uri: of the bus, with its options; ``memory://`` is for one process.
         prefix: keeps apart the layers of several applications on one bus.
         expiry: seconds for which a message may wait.
         group_expiry: seconds after which a channel is dropped from a group.
@@ -53,6 +53,9 @@ class EventBusChannelLayer(BaseChannelLayer):  # type: ignore[misc]
             process, or is a general one, for which each process keeps what it has sent itself; otherwise the process
             that has the channel drops the message, and logs that.
         channel_capacity: the capacities of channels whose names match a glob or a regular expression.
+
+    Raises:
+        ConfigurationError: there is another setting, the URI is none, or its backend is not installed.
     """
 
     extensions = ("groups", "flush")
@@ -65,7 +68,13 @@ class EventBusChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         group_expiry: float = 86400,
         capacity: int = 100,
         channel_capacity: Mapping[Any, int] | None = None,
+        **unknown: object,
     ) -> None:
+        if unknown:
+            raise ConfigurationError(
+                f"EventBusChannelLayer has no setting {', '.join(map(repr, unknown))}: give the server as"
+                ' "uri": "redis://localhost:6379/0"; a page of the documentation has the settings of channels_redis'
+            )
         super().__init__(expiry, capacity, self.compile_capacities(channel_capacity or {}))
         self.prefix = quote(prefix)
         self.group_expiry = group_expiry

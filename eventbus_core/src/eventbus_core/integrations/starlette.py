@@ -64,7 +64,8 @@ def lifespan(
         uri: of the bus; *options* are those of ``eventbus.connect``.
         prepare: is called with the bus before it is opened, to register handlers.
         drain: seconds over which SIGTERM has the browsers connect to other servers, before this one stops; see
-            ``eventbus.drain_on_sigterm``. Without it SIGTERM closes all connections at once.
+            ``eventbus.drain_on_sigterm``. Without it SIGTERM closes all websockets at once, and uvicorn waits for
+            event streams until their browsers go, or ``--timeout-graceful-shutdown`` is over.
     """
 
     @asynccontextmanager
