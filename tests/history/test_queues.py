@@ -13,6 +13,7 @@ from redis import Redis
 
 import eventbus
 from eventbus import (
+    Bus,
     ConfigurationError,
     Event,
     Gap,
@@ -24,6 +25,7 @@ from eventbus import (
 )
 from eventbus_core.backend import POSITION_LIFE, NewEntry, Page, Position
 from eventbus_core.history import queue_dispatcher
+from eventbus_core.history.queue_dispatcher import QueueDispatcher
 from eventbus_core.history.queue_progress import QueueRecord, encode_record
 from eventbus_core.history.stream_names import queue_stream
 from eventbus_core.model.tokens import Mark
@@ -36,6 +38,12 @@ from tests.workers import Desk, crashing, noted, noted_count
 ASKING = True
 LEASE = 6.0
 RETAIN = {"jobs": Retention(events=1000, seconds=600)}
+
+
+def dispatcher(bus: Bus) -> QueueDispatcher | None:
+    """Return what dispatches the queue on the node of *bus*, if that node does."""
+    assert bus._node.dispatchers is not None
+    return bus._node.dispatchers._active.get("jobs")
 
 
 async def test_events_outlive_their_sender_and_wait_for_a_consumer(uri: str) -> None:
@@ -137,7 +145,7 @@ async def test_an_event_whose_consumer_dies_goes_to_another(uri: str) -> None:
     async with buses(uri, 2, retain_queues=RETAIN, lease=LEASE) as (a, c):
         first, second = Desk(), Inbox()
         async with a.queue("jobs").consume(Desk()) as own:
-            await until(lambda: "jobs" in a._node.dispatchers._active)  # type: ignore[union-attr]
+            await until(lambda: dispatcher(a) is not None)
             await own.aclose()
         async with crashing(uri, namespace=a.namespace, retain_queues=RETAIN, lease=LEASE) as (b, crash):
             await b.queue("jobs").consume(first).open()
@@ -246,7 +254,7 @@ async def test_a_dispatcher_that_may_have_lost_its_lease_hands_nothing_out(uri: 
             return await renew()
 
         async with b.queue("jobs").consume(Desk()) as own:
-            await until(lambda: "jobs" in b._node.dispatchers._active)  # type: ignore[union-attr]
+            await until(lambda: dispatcher(b) is not None)
             await own.aclose()
         async with c.queue("jobs").consume(desk):
             for number in range(5):
@@ -270,14 +278,13 @@ async def test_a_dispatcher_that_may_have_lost_its_lease_hands_nothing_out(uri: 
 async def test_a_dispatcher_that_claims_again_begins_with_what_is_noted(uri: str) -> None:
     """Another node dispatched while it hung, and has closed since: what that one noted does not come again."""
     async with buses(uri, 2, retain_queues=RETAIN, lease=10 * DEADLINE) as (b, c):
-        desk, dispatchers = Desk(), b._node.dispatchers
-        assert dispatchers is not None
+        desk = Desk()
         assert b._node.history is not None
         async with b.queue("jobs").consume(desk, concurrency=2):
             for number in range(5):
                 await c.queue("jobs").send("n", number)
             await until(lambda: len(desk.begun) == 2 and b.stats().queued_events == 5)
-            former, streams = dispatchers._active["jobs"], b._node.history.queues
+            former, streams = dispatcher(b), b._node.history.queues
             b._node.pool.limits.freeze()
             page = await streams.reader.page(queue_stream("jobs"), 1)
             assert page is not None
@@ -287,7 +294,7 @@ async def test_a_dispatcher_that_claims_again_begins_with_what_is_noted(uri: str
             await b._node.directory.release([held.claim])
             await b._node.confirmation._claim_again([held])
             b._node.lease.hurry()
-            await until(lambda: dispatchers._active.get("jobs") not in (None, former), "it starts again")
+            await until(lambda: dispatcher(b) not in (None, former), "it starts again")
             desk.permit(10)
             await c.queue("jobs").send("n", 5)
             await until(lambda: len(desk.done) == 3)
@@ -345,7 +352,7 @@ async def test_a_dispatcher_that_closes_leaves_what_comes_back_to_the_next(uri: 
         with within_deadline("the dispatcher has closed"):
             async with a:
                 async with a.queue("jobs").consume(Desk()):
-                    await until(lambda: "jobs" in a._node.dispatchers._active)  # type: ignore[union-attr]
+                    await until(lambda: dispatcher(a) is not None)
                 group.start_soon(consume)
                 await c.queue("jobs").send("n", 1)
                 await until(lambda: bool(desk.begun))
@@ -356,7 +363,7 @@ async def test_a_dispatcher_that_closes_leaves_what_comes_back_to_the_next(uri: 
 async def test_what_is_sent_to_the_client_of_a_dispatcher_is_reported(uri: str) -> None:
     """It dispatches, and handles nothing."""
     async with buses(uri, 2, retain_queues=RETAIN) as (a, b), a.queue("jobs").consume(Inbox()):
-        await until(lambda: "jobs" in a._node.dispatchers._active)  # type: ignore[union-attr]
+        await until(lambda: dispatcher(a) is not None)
         for bus in (a, b):
             reports = Hooked()
             bus.on_undeliverable(reports)
@@ -381,7 +388,7 @@ async def test_a_dispatcher_that_closes_waits_for_nothing_once_another_node_disp
         with within_deadline("the dispatcher has closed"):
             async with a:
                 async with a.queue("jobs").consume(Desk()):
-                    await until(lambda: "jobs" in a._node.dispatchers._active)  # type: ignore[union-attr]
+                    await until(lambda: dispatcher(a) is not None)
                 await c.queue("jobs").consume(desk).open()
                 await c.queue("jobs").send("n", 1)
                 await until(lambda: bool(desk.begun))
@@ -444,8 +451,8 @@ async def test_a_dispatcher_that_begins_again_notices_that_the_broker_is_empty(
             await jobs.send("n", 0)
             await inbox.got(1)
             await noted(a)
-            assert a._node.dispatchers is not None
-            before = a._node.dispatchers._active["jobs"]
+            before = dispatcher(a)
+            assert before is not None
             before._next_page = anyio.sleep_forever  # type: ignore[method-assign]  # else it may notice first
             with Redis.from_url(redis_server.uri) as redis:
                 redis.flushall()
@@ -455,7 +462,7 @@ async def test_a_dispatcher_that_begins_again_notices_that_the_broker_is_empty(
             await until(lambda: bool(gaps), "the next dispatcher has noticed it")
             await jobs.send("n", 1 + sent)
             await inbox.got(2 + sent)
-            assert a._node.dispatchers._active["jobs"] is not before
+            assert dispatcher(a) is not before
         assert [(gap.source, gap.reason) for gap in gaps] == [("jobs", "new_stream")]
 
 
@@ -470,8 +477,8 @@ async def test_a_queue_that_ended_as_no_event_came_is_not_told_to_be_lost(
             await jobs.send("n", 0)
             await inbox.got(1)
             await noted(a)
-            assert a._node.dispatchers is not None
-            before = a._node.dispatchers._active["jobs"]
+            before = dispatcher(a)
+            assert before is not None
             monkeypatch.setattr(queue_dispatcher, "monotonic", lambda: monotonic() + POSITION_LIFE)
             read, reads = before._next_page, list[object]()
 
@@ -487,7 +494,7 @@ async def test_a_queue_that_ended_as_no_event_came_is_not_told_to_be_lost(
             with Redis.from_url(redis_server.uri) as redis:
                 redis.flushall()
             a._node.lease.hurry()
-            await until(lambda: a._node.dispatchers._active.get("jobs", before) is not before)  # type: ignore[union-attr]
+            await until(lambda: dispatcher(a) not in (None, before))
             await jobs.send("n", 1)
             await inbox.got(2)
         assert list(gaps) == []

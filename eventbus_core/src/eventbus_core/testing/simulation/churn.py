@@ -112,7 +112,7 @@ class Churn:
                 node.transport.cut()
             elif node.transport.link.is_cut:
                 node.transport.restore()
-        fates = f"all of {sorted(self._sent)} were handled or reported"
+        fates = f"all of {sorted(self._sent)} were handled or reported: {self}"
         await until(lambda: not self._missing(), fates, times=STALLING)
         if not self._deaths:
             for readers in self._readers.values():
