@@ -45,7 +45,7 @@ async def _waiting(bus: Bus, wait: Callable[[], Awaitable[object]]) -> AsyncIter
     before = bus._node.lanes._changed._event
     async with tasks() as group:
         group.start_soon(run)
-        await until(lambda: bus._node.lanes._changed._event is not before)
+        await until(lambda: bool(outcomes) or bus._node.lanes._changed._event is not before)
         yield outcomes
         transport.gate.set()
         with anyio.fail_after(DEADLINE):
