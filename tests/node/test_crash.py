@@ -14,6 +14,7 @@ from anyio.lowlevel import checkpoint
 import eventbus
 from eventbus import register
 from eventbus_core.backend import Frame, Interrupted
+from eventbus_core.node import lifecycle
 from eventbus_memory import MemoryTransport
 from eventbus_memory.directory import MemoryDirectory
 from tests.support import DEADLINE, Inbox, buses, fresh_namespace, until
@@ -110,16 +111,21 @@ async def test_a_crash_wins_over_the_end_of_the_body(monkeypatch: pytest.MonkeyP
     assert caught.value is error
 
 
-async def test_a_directory_that_refuses_to_let_a_node_go_ends_the_bus_all_the_same(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("reason", ["you may not", "no answer within 0.1 s"])
+async def test_a_directory_that_does_not_let_a_node_go_ends_the_bus_all_the_same(
+    reason: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its lease will end; the log says so, and no task of the bus goes on."""
+    """Its lease will end; the log says so once, and no task of the bus goes on."""
 
     async def refuse(directory: MemoryDirectory) -> None:
+        if reason != "you may not":
+            await anyio.sleep_forever()
         raise eventbus.EventBusError("you may not")
 
     monkeypatch.setattr(MemoryDirectory, "leave", refuse)
+    monkeypatch.setattr(lifecycle, "LEAVE_TIMEOUT", 0.1)
     with caplog.at_level(logging.WARNING, "eventbus"), anyio.fail_after(DEADLINE):
         async with eventbus.connect("memory://", namespace=fresh_namespace()):
             pass
-    assert "could not leave the directory, its lease will expire: you may not" in caplog.text
+    told = [found.getMessage() for found in caplog.records if "could not leave" in found.getMessage()]
+    assert [text.rpartition(": ")[2] for text in told] == [reason]

@@ -8,7 +8,7 @@ from itertools import count
 import pytest
 
 import eventbus
-from eventbus_core.backend import get_logger
+from eventbus_core.backend import Claim, get_logger
 from eventbus_core.observability.log import MOST, PERIOD
 from tests.servers import RedisServer
 from tests.support import until
@@ -108,3 +108,20 @@ async def test_clients_that_leave_during_an_outage_do_not_flood_the_log(
             assert len(told) == outage
             redis_server.start()
             await until(lambda: not bus._node.ownership._owed and bus.state == "open", "the clients are released")
+
+
+async def test_a_release_that_asks_nothing_of_the_directory_does_not_end_an_outage(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Such as that of a client that was claimed alone: epoch 0."""
+    caplog.set_level(logging.WARNING, "eventbus")
+
+    async def refuse(_: object) -> None:
+        raise eventbus.TransportUnavailable("away")
+
+    async with eventbus.connect() as bus:
+        monkeypatch.setattr(bus._node.directory, "release", refuse)
+        for number in range(3):
+            await (await bus.client(f"guest/{number}").open()).aclose()
+            await bus._node.ownership._releases.ask(Claim("alone", 0, None))
+    assert caplog.text.count("could not release") == 1

@@ -339,7 +339,14 @@ async def test_an_outage_of_the_cluster_is_told_once(
         await until(lambda: "no server finds the state of the cluster ok" in caplog.text, "the servers say so")
         asked = noted_refreshes(here, monkeypatch, here.transport._topology.refresh)
         await until(lambda: len(asked) > 5, "they were asked again and again")
+
+        async def silent() -> None:
+            raise here.transport._topology._no_view([])
+
+        noted_refreshes(here, monkeypatch, silent)
+        await until(lambda: "all are silent" in caplog.text, "what is another fault is told, too")
     assert caplog.text.count("no server finds the state of the cluster ok") == 1
+    assert caplog.text.count("all are silent") == 1
 
 
 async def test_a_join_of_a_closed_transport_opens_no_line(well: RedisCluster) -> None:

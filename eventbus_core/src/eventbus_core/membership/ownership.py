@@ -332,8 +332,8 @@ class Ownership:
         try:
             if granted:
                 await self._directory.release(granted)
+                self._failed_releases.reset()
             self._owed.difference_update(claims)
-            self._failed_releases.reset()
         except EventBusError as error:  # a refusal too may end: a right is given back, a password is changed
             if self._failed_releases.allows():
                 extra = {"node": self.node, "clients": len(granted), "error": str(error)}

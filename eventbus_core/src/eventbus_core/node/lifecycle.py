@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from time import monotonic
 from typing import Final
 
@@ -82,8 +82,7 @@ class Lifecycle:
                         else:
                             await self._finish()
                 finally:
-                    with anyio.move_on_after(LEAVE_TIMEOUT, shield=True):
-                        await self._leave()
+                    await self._leave()
         failure = self.node.services.exit or failure
         if failure is not None:
             raise failure
@@ -268,7 +267,8 @@ class Lifecycle:
             node.client_lifecycle.end(held, BusClosed("the bus is closed"))
         with anyio.move_on_after(FORWARD_TIMEOUT):
             await node.ownership.settled()
-            await self._leave()
+            with suppress(EventBusError):  # it is tried again in the end
+                await node.ownership.leave()
             await node.forwarder.settled()
         node.sessions.stop()
         node.forwarder.give_up()
@@ -310,12 +310,16 @@ class Lifecycle:
             logger.warning(text, self.node.id, len(left), extra={"node": self.node.id, "unpublished": len(left)})
 
     async def _leave(self) -> None:
-        try:
-            await self.node.ownership.leave()
-        except EventBusError as error:
-            extra = {"node": self.node.id, "error": str(error)}
-            text = "node %s: could not leave the directory, its lease will expire: %s"
-            logger.warning(text, self.node.id, error, extra=extra)
+        reason = f"no answer within {LEAVE_TIMEOUT:g} s"
+        with anyio.move_on_after(LEAVE_TIMEOUT, shield=True):
+            try:
+                await self.node.ownership.leave()
+            except EventBusError as error:
+                reason = str(error)
+            else:
+                return
+        text = "node %s: could not leave the directory, its lease will expire: %s"
+        logger.warning(text, self.node.id, reason, extra={"node": self.node.id, "error": reason})
 
     def _services(self) -> list[Service]:
         return [

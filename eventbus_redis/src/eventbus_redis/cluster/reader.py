@@ -60,7 +60,7 @@ class ClusterReader:
         self._changed = asyncio.Event()
         self._trouble = asyncio.Event()
         self._fault: EventBusError | None = None
-        self._told: set[type[EventBusError]] = set()  # of this trouble
+        self._told: set[tuple[type[EventBusError], str]] = set()  # of this trouble
         self._closed = False
 
     def open(self) -> None:
@@ -346,8 +346,9 @@ class ClusterReader:
             self._readable.set()
 
     def _note(self, error: EventBusError) -> None:
-        if type(error) not in self._told:  # its text may name other servers each time
-            self._told.add(type(error))
+        kind = type(error), str(error).partition(": ")[0]  # what follows may name other servers each time
+        if kind not in self._told:
+            self._told.add(kind)
             logger.warning("node %s: %s", self._node, error, extra={"node": self._node, "error": str(error)})
         self._fault = error
 
