@@ -20,7 +20,7 @@ from eventbus_core.api.queue import Consumer, Queue
 from eventbus_core.api.registering import registers
 from eventbus_core.backend import Partition
 from eventbus_core.errors import RequestTimeout
-from eventbus_core.mailbox.handlers import HandlerFunction
+from eventbus_core.mailbox.handler import HandlerFunction
 from eventbus_core.model.event import Event
 from eventbus_core.node.hooks import Hook
 from eventbus_core.observability.stats import Stats

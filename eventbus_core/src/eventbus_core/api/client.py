@@ -11,7 +11,7 @@ from eventbus_core.api.messaging import Messaging
 from eventbus_core.concurrency.notifier import Notifier
 from eventbus_core.errors import BusClosed, EventBusError, fresh_copy
 from eventbus_core.history.stream_names import inbox_of, not_retained
-from eventbus_core.mailbox.handlers import Handler, HandlerFunction
+from eventbus_core.mailbox.handler import Handler, HandlerFunction
 from eventbus_core.mailbox.loss_markers import LOSS, loss_of
 from eventbus_core.mailbox.mailbox import Mailbox
 from eventbus_core.membership.held_client import HeldClient

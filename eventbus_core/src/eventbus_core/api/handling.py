@@ -7,7 +7,7 @@ from typing import Any, Self, TypeVar
 
 from eventbus_core.api.registering import registers
 from eventbus_core.errors import RequestTimeout
-from eventbus_core.mailbox.handlers import Handler, HandlerFunction
+from eventbus_core.mailbox.handler import Handler, HandlerFunction
 from eventbus_core.model.decodable import decoder_into
 from eventbus_core.model.event import Event
 from eventbus_core.model.names import check_pattern

@@ -10,7 +10,7 @@ from eventbus_core.api.inspection import Inspection
 from eventbus_core.api.messaging import Messaging
 from eventbus_core.api.queue import Queue
 from eventbus_core.errors import BusClosed, RequestTimeout
-from eventbus_core.mailbox.handlers import HandlerFunction
+from eventbus_core.mailbox.handler import HandlerFunction
 from eventbus_core.model.names import check_identifier, node_address
 from eventbus_core.node.draining import DRAIN, Drain, check_over
 from eventbus_core.options import Overflow, check_overflow, check_seconds

@@ -17,7 +17,7 @@ from eventbus_core.api.open_bus import OpenBus
 from eventbus_core.api.queue import Consumer, Queue
 from eventbus_core.concurrency.loop_entry import LoopEntry
 from eventbus_core.errors import BusClosed, EventBusError
-from eventbus_core.mailbox.handlers import EVENTS_PER_TURN, HandlerFunction
+from eventbus_core.mailbox.handler import EVENTS_PER_TURN, HandlerFunction
 from eventbus_core.model.event import Event
 from eventbus_core.options import Overflow
 from eventbus_core.routing.sender import Headers, Sent

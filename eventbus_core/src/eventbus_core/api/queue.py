@@ -10,7 +10,7 @@ from uuid import uuid4
 
 from eventbus_core.api.client import Client
 from eventbus_core.errors import BusClosed, EventBusError, NodeDraining, OptionError
-from eventbus_core.mailbox.handlers import HandlerFunction
+from eventbus_core.mailbox.handler import HandlerFunction
 from eventbus_core.model.event import Event
 from eventbus_core.model.names import check_client
 from eventbus_core.model.quoting import quote

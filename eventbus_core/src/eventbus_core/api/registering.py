@@ -6,7 +6,7 @@ from collections.abc import Callable
 from types import UnionType
 from typing import Any, Protocol, TypeVar, cast, overload
 
-from eventbus_core.mailbox.handlers import HandlerFunction
+from eventbus_core.mailbox.handler import HandlerFunction
 from eventbus_core.model.event import Event, Into
 
 T = TypeVar("T")

@@ -18,7 +18,7 @@ from eventbus_core.api.bus import Bus
 from eventbus_core.api.client import Client
 from eventbus_core.api.handling import Registration
 from eventbus_core.api.registering import registers
-from eventbus_core.mailbox.handlers import HandlerFunction
+from eventbus_core.mailbox.handler import HandlerFunction
 from eventbus_core.model.event import Event
 from eventbus_core.model.names import topic_address
 from eventbus_core.routing.sender import Headers

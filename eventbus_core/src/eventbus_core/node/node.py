@@ -21,7 +21,8 @@ from eventbus_core.history.queue_streams import QueueStreams
 from eventbus_core.history.retaining_sender import ClientRetainingSender, RetainingSender
 from eventbus_core.history.share_relay import ShareRelay
 from eventbus_core.history.topic_history import TopicHistory
-from eventbus_core.mailbox.handlers import Handler, HandlerScheduler
+from eventbus_core.mailbox.handler import Handler
+from eventbus_core.mailbox.handler_scheduler import HandlerScheduler
 from eventbus_core.mailbox.pool import MailboxPool
 from eventbus_core.mailbox.slow_consumers import SlowConsumers
 from eventbus_core.membership.barrier import Barrier

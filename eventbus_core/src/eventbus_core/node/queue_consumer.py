@@ -11,7 +11,8 @@ from typing import Final
 
 from eventbus_core.concurrency.notifier import Notifier
 from eventbus_core.errors import EventDataError
-from eventbus_core.mailbox.handlers import HandlerFunction, HandlerScheduler
+from eventbus_core.mailbox.handler import HandlerFunction
+from eventbus_core.mailbox.handler_scheduler import HandlerScheduler
 from eventbus_core.model.event import Event
 from eventbus_core.model.functions import check_function
 from eventbus_core.model.reports import Reason

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from eventbus_core.concurrency.signal import Signal
 from eventbus_core.errors import EventBusError
-from eventbus_core.mailbox.handlers import HandlerFunction, HandlerScheduler
+from eventbus_core.mailbox.handler import HandlerFunction
+from eventbus_core.mailbox.handler_scheduler import HandlerScheduler
 from eventbus_core.membership.held_client import HeldClient
 from eventbus_core.node.queue_consumer import FunctionConsumer, QueueConsumer
 from eventbus_core.node.queue_receiver import QueueReceiver

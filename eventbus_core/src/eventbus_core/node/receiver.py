@@ -12,7 +12,7 @@ from eventbus_core.backend import ALL_NODES, Disconnected, Frame, Interrupted, T
 from eventbus_core.concurrency.closing_iterator import closing_iterator
 from eventbus_core.concurrency.signal import Signal
 from eventbus_core.errors import FrameError
-from eventbus_core.mailbox.handlers import HandlerScheduler
+from eventbus_core.mailbox.handler_scheduler import HandlerScheduler
 from eventbus_core.model.names import is_known_identifier
 from eventbus_core.node.delivery import Delivery
 from eventbus_core.observability.histogram import SHORTEST, Spread

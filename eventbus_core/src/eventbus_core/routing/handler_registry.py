@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from eventbus_core.mailbox.handlers import Handler, HandlerFunction
+from eventbus_core.mailbox.handler import Handler, HandlerFunction
 from eventbus_core.mailbox.mailbox import Leftover
 from eventbus_core.routing.subscriptions import Subscriptions
 from eventbus_core.routing.undeliverable import UndeliverableReports

@@ -1,10 +1,9 @@
-"""How handlers are called: in turns, one event at a time, at once where nothing stands before it."""
+"""How a function is called for its events: one after the other, at once where nothing stands before the event."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
-from time import sleep
 
 import anyio
 import msgspec
@@ -12,9 +11,9 @@ import pytest
 
 import eventbus
 from eventbus import Event
-from eventbus_core.mailbox.handlers import TURN, Handler
+from eventbus_core.mailbox.handler import Handler
 from eventbus_core.mailbox.mailbox import Mailbox
-from tests.support import DEADLINE, Hooked, Inbox, buses, fence, unsettled, until
+from tests.support import Hooked, Inbox, buses, fence, unsettled, until
 
 
 async def test_one_function_handles_in_order_one_after_the_other(uri: str) -> None:
@@ -136,30 +135,6 @@ async def test_a_plain_function_that_returns_something_to_await_is_waited_for(ur
         assert got == [0, 1, 2, 3, 4, 5]
         await until(lambda: not b._node.pool.limits.busy)
         assert not unsettled(b)
-
-
-@pytest.mark.parametrize("size", [pytest.param(0, id="in-a-frame"), pytest.param(1024, id="a-frame-each")])
-async def test_plain_functions_give_way_to_other_tasks_under_load(uri: str, size: int) -> None:
-    """Another task has its step after a few turns: of the reader, and of the task that calls them for what is left."""
-    async with buses(uri, 2, frame_size=size or 128 * 1024) as (a, b):
-        called = most = total = 0
-
-        @b.on("n")
-        def count(event: Event) -> None:
-            nonlocal called, total
-            called += 1
-            total += 1
-            sleep(TURN / 5)
-
-        await b.ready()
-        for _ in range(200):
-            await a.publish("n", bytes(size))
-        with anyio.fail_after(DEADLINE):
-            while total < 200:
-                called = 0
-                await anyio.lowlevel.checkpoint()
-                most = max(most, called)
-        assert most <= 3 * 6
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
