@@ -14,7 +14,7 @@ import eventbus
 from eventbus_core.integrations.forwarded_requests import ForwardedRequests
 
 SCOPE = {"type": "http", "method": "POST", "path": "/", "headers": [(b"host", b"localhost")]}
-Ask = Callable[[bytes], Awaitable[tuple[int, bytes]]]
+Ask = Callable[..., Awaitable[tuple[int, bytes]]]
 PARTS = [b"one", b"x" * 600_000, b""]
 
 
@@ -30,12 +30,15 @@ async def forwarded(app: Any) -> AsyncIterator[tuple[eventbus.Client, Ask]]:
     async with eventbus.connect(uri, max_event_size=400_000) as here, eventbus.connect(uri) as there:
         serving, asking = ForwardedRequests(here, app, "http"), ForwardedRequests(there, app, "http")
 
-        async def ask(body: bytes) -> tuple[int, bytes]:
+        async def ask(body: bytes, left: Callable[[], Awaitable[None]] = anyio.sleep_forever) -> tuple[int, bytes]:
             pieces = [{"type": "http.request", "body": body}]
             status, received = 0, b""
 
             async def receive() -> Any:
-                return pieces.pop() if pieces else await anyio.sleep_forever()
+                if pieces:
+                    return pieces.pop()
+                await left()
+                return {"type": "http.disconnect"}
 
             async def send(message: Any) -> None:
                 nonlocal status, received
@@ -93,6 +96,27 @@ async def test_a_response_that_breaks_off_ends() -> None:
 
     async with forwarded(break_off) as (_, ask):
         assert (await ask(b""))[0] == 200
+
+
+async def test_a_user_who_leaves_in_mid_stream_is_no_failure(caplog: pytest.LogCaptureFixture) -> None:
+    """The application does not listen for that, and is told by a message that it sends."""
+    begun, ended = anyio.Event(), anyio.Event()
+
+    async def stream(scope: Any, receive: Any, send: Any) -> None:
+        await start(send)
+        try:
+            while True:
+                await send({"type": "http.response.body", "body": b"more", "more_body": True})
+                begun.set()
+                await anyio.lowlevel.checkpoint()
+        finally:
+            ended.set()
+
+    async with forwarded(stream) as (_, ask):
+        await ask(b"", begun.wait)
+        with anyio.fail_after(30):
+            await ended.wait()
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == []
 
 
 async def test_a_response_is_whole_if_its_client_is_released_at_once() -> None:

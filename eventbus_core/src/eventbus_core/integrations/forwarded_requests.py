@@ -12,7 +12,7 @@ from uuid import uuid4
 
 import anyio
 
-from eventbus import Bus, Client, Event, EventBusError, EventTooLarge
+from eventbus import Bus, Client, ClientNotFound, Event, EventBusError, EventTooLarge
 
 Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
@@ -69,7 +69,7 @@ class ForwardedRequests:
         task.add_done_callback(lambda _: self._serving.pop(event.data["to"], None))
 
     async def _serve(self, request: Event, gone: asyncio.Event) -> None:
-        data, to, ended = request.data, request.data["to"], False
+        data, to, ended, left = request.data, request.data["to"], False, False
         scope = {**data["scope"], "headers": [tuple(pair) for pair in data["scope"]["headers"]]}
         body = [{"type": "http.request", "body": data["body"], "more_body": False}]
 
@@ -85,24 +85,35 @@ class ForwardedRequests:
                 break
             return {"type": "http.disconnect"}
 
+        async def tell(message: Message) -> None:
+            nonlocal left
+            try:
+                await self._bus.send(to, _RESPONSE, message)
+            except ClientNotFound:
+                left = True
+                raise
+
         async def send(message: Message) -> None:
             nonlocal ended
             if message["type"] != "http.response.body":
-                await self._bus.send(to, _RESPONSE, message)
+                await tell(message)
                 return
             whole, more = message.get("body", b""), message.get("more_body", False)
             for place in range(0, max(1, len(whole)), _CHUNK):
                 part = whole[place : place + _CHUNK]
                 rest = more or place + _CHUNK < len(whole)
-                await self._bus.send(to, _RESPONSE, {**message, "body": part, "more_body": rest})
+                await tell({**message, "body": part, "more_body": rest})
             if not more:  # not later: the application may release the client, which then has not answered
                 await self._bus.reply(request, None)
                 ended = True
 
         try:
             await self._app({**scope, "asgi": {"version": "3.0"}}, receive, send)
-        except Exception as error:  # of the application; or the other replica, or its client, has gone
-            _log.warning("a request that another replica forwarded has failed: %r", error)
+        except Exception as error:  # of the application, or of the bus
+            if left:
+                _log.debug("the user of a request that another replica forwarded has left: %r", error)
+            else:
+                _log.warning("a request that another replica forwarded has failed: %r", error)
         if not ended:
             with suppress(EventBusError):
                 await self._bus.reply(request, "the application did not end its response")
