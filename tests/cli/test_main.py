@@ -96,7 +96,8 @@ def test_ctrl_c_while_it_starts_is_no_traceback() -> None:
     find = "lambda _, name, *rest: name == 'typer' and signal.raise_signal(2) or None"
     finder = f"type('Finder', (), {{'find_spec': {find}}})"
     start = "runpy.run_module('eventbus', run_name='__main__')"
-    code = f"import runpy, signal, sys; sys.meta_path.insert(0, {finder}()); {start}"
+    heed = "signal.signal(2, signal.default_int_handler)"  # what runs in the background of a shell ignores it
+    code = f"import runpy, signal, sys; {heed}; sys.meta_path.insert(0, {finder}()); {start}"
     ended = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=TIMEOUT, env=environment(), check=False
     )

@@ -103,13 +103,14 @@ class DisruptionSuite(UnderTest):
     async def test_g10_frames_arrive_again_after_a_restart_of_the_broker(
         self, uri: str, restart: Callable[[], object] | None
     ) -> None:
-        """After the broker restarts, the receiver gets ``Interrupted``, and then the frames published from then on."""
+        """After the broker restarts, nodes get ``Interrupted``, and then the frames that are published from then on."""
         if restart is None:
             pytest.skip("there is no 'restart' fixture")
         async with bare_nodes(uri) as (one, two):
-            await two.join(LANE)
+            for node in (one, two):
+                await node.join(LANE)
             await to_thread.run_sync(restart)
-            await until(lambda: two.was_interrupted(LANE), "the receiver got Interrupted after the restart")
+            await until(lambda: were_interrupted(one, two), "both nodes got Interrupted after the restart")
             await until(lambda: published(one, LANE, b"after"), "the broker accepts frames again")
             await two.got(LANE, b"after")
 
@@ -117,17 +118,18 @@ class DisruptionSuite(UnderTest):
     async def test_g10_interrupted_comes_after_the_subscription_is_back(
         self, uri: str, restart: Callable[[], object] | None
     ) -> None:
-        """Every frame that the broker accepts after the receiver got ``Interrupted`` arrives."""
+        """Every frame that the broker accepts after both the sender and the receiver got ``Interrupted`` arrives."""
         if restart is None:
             pytest.skip("there is no 'restart' fixture")
         async with bare_nodes(uri) as (one, two), tasks() as group:
-            await two.join(LANE)
+            for node in (one, two):
+                await node.join(LANE)
             accepted: list[tuple[bytes, int]] = []
 
             async def publish() -> None:
                 for number in itertools.count():
-                    data, interruptions = b"%d" % number, two.interruptions
-                    concerned = two.was_interrupted(LANE)
+                    data, interruptions = b"%d" % number, one.interruptions + two.interruptions
+                    concerned = were_interrupted(one, two)
                     if await published(one, LANE, data) and concerned:
                         accepted.append((data, interruptions))
                     await checkpoint()
@@ -135,8 +137,8 @@ class DisruptionSuite(UnderTest):
             group.start_soon(publish)
             await to_thread.run_sync(restart)
             await until(lambda: len(accepted) >= AFTER_RESTART, "the broker accepts frames after Interrupted")
-            frames = [data for data, interruptions in accepted[:AFTER_RESTART] if interruptions == two.interruptions]
-            await two.got(LANE, *frames)
+            total = one.interruptions + two.interruptions
+            await two.got(LANE, *(data for data, interruptions in accepted[:AFTER_RESTART] if interruptions == total))
 
     @scenario()
     async def test_g10_interrupted_names_every_partition_that_lost_frames(
@@ -243,6 +245,11 @@ class DisruptionSuite(UnderTest):
             await to_thread.run_sync(restart)
             group.start_soon(two.run)
             await two.got(LANE, *numbered(20))
+
+
+def were_interrupted(*nodes: BareNode) -> bool:
+    """Return whether all *nodes* got ``Interrupted`` for ``LANE``: until then one may use a server of before."""
+    return all(node.was_interrupted(LANE) for node in nodes)
 
 
 async def published(sender: BareNode, partition: Partition, data: bytes) -> bool:
