@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import anyio
 import pytest
 
 import eventbus
+from eventbus_core.backend import Frame
 from tests.support import Hooked, Inbox, buses, fence, publish_by, take, tasks, until
 
 ASKING = True
@@ -46,3 +48,29 @@ async def test_g5_what_the_former_node_did_not_confirm_is_reported(uri: str, mon
                 return
             except eventbus.NodeAlreadyPresent:
                 await anyio.sleep(0.05)
+
+
+async def test_g5_what_the_former_node_reported_itself_is_not_reported_again(
+    uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ended before it could confirm the event."""
+    async with buses(uri, 1) as (a,):
+        lost = Hooked()
+        a.on_undeliverable(lost)
+        async with eventbus.connect(uri, namespace=a.namespace, node="same") as b:
+            publish = b._node.transport.publish
+
+            async def publish_reports(frames: Sequence[Frame]) -> Sequence[int]:
+                await publish([frame for frame in frames if b"undeliverable" in frame.data])
+                return [1] * len(frames)
+
+            await fence([a], [b])
+            publish_by(monkeypatch, b._node.transport, publish_reports)
+            first = await a.send("@same", "n")
+            await until(lambda: len(lost) == 1)
+        inbox = Inbox()
+        async with eventbus.connect(uri, namespace=a.namespace, node="same") as b:
+            b.on("n", inbox)
+            later = await a.send("@same", "n")
+            await until(lambda: len(inbox) == 1 or later in {fate.id for fate in lost})  # sent to the one or the other
+            assert [fate.reason for fate in lost if fate.id == first] == ["no handler"]

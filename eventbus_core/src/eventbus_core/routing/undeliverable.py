@@ -17,6 +17,8 @@ from eventbus_core.routing.table import RoutingTable
 UNDELIVERABLE: Final = "$sys.undeliverable"
 MAX_REASONS: Final = 20
 """Reasons that are counted apart: they come from other nodes, and may be anything."""
+MAX_TOLD: Final = 10_000
+"""Events that are remembered to have been reported, in case their node ends before it confirms them."""
 
 
 class UndeliverableReports:
@@ -46,6 +48,7 @@ class UndeliverableReports:
         self._subscriptions = subscriptions
         self._on_undeliverable = on_undeliverable
         self._on_control: dict[str, Callable[[str], object]] = {}
+        self._told: dict[str, None] = {}  # ids of events
         channel.on(UNDELIVERABLE, self._take)
 
     def on_control(self, type: str, handler: Callable[[str], object]) -> None:
@@ -101,6 +104,11 @@ class UndeliverableReports:
         self._table.forget(fate.target)
         is_control = fate.type[:1] == RESERVED
         if not is_control:
+            if fate.id in self._told:
+                return
+            if len(self._told) >= MAX_TOLD:
+                del self._told[next(iter(self._told))]
+            self._told[fate.id] = None
             known = fate.reason in self.counts or len(self.counts) < MAX_REASONS
             self.counts[fate.reason if known else "other"] += 1
         if not self._requests.reject(fate.id, fate.reason) and not is_control:
