@@ -115,6 +115,21 @@ async def test_calls_get_items_in_turn() -> None:
     assert not buffers._receivers
 
 
+async def test_calls_that_always_find_an_item_let_other_tasks_run() -> None:
+    buffers, others, calls = Buffers[int](1), list[int](), 0
+
+    async def run() -> None:
+        others.append(calls)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(run)
+        while not others and calls < 1000:
+            assert buffers.put("x", calls)
+            assert await buffers.get("x") == calls
+            calls += 1
+        assert others
+
+
 async def test_a_call_that_is_cancelled_leaves_what_it_was_given() -> None:
     buffers, order = Buffers[int](10), list[int]()
     async with anyio.create_task_group() as tasks:

@@ -235,3 +235,35 @@ anyio.run(live)
     command = [sys.executable, "-c", program]
     ended = subprocess.run(command, timeout=DEADLINE, capture_output=True, text=True, check=True)
     assert ended.stdout.split() == ["raised"] * 5 + ["n"]
+
+
+@needs_fork
+def test_an_event_that_a_cancelled_call_left_is_not_received_in_a_forked_process() -> None:
+    """The parent receives it."""
+    program = """
+import os
+import anyio, eventbus
+
+async def live():
+    async with eventbus.connect() as bus, bus.portal().client("a") as client:
+        jobs = bus.portal().queue("jobs")
+        async with jobs.consume(concurrency=2) as consumer:
+            await jobs.send("job")
+            await bus.send("a", "n")
+            for receiver in (consumer, client):
+                await receiver._keep(await receiver.receive())
+            child = os.fork()
+            for receiver in (consumer, client):
+                try:
+                    print((await receiver.receive()).type, flush=True)
+                except eventbus.ConfigurationError:
+                    print("raised", flush=True)
+            if not child:
+                os._exit(0)
+            os.waitpid(child, 0)
+
+anyio.run(live)
+"""
+    command = [sys.executable, "-c", program]
+    ended = subprocess.run(command, timeout=DEADLINE, capture_output=True, text=True, check=True)
+    assert sorted(ended.stdout.split()) == ["job", "n", "raised", "raised"]

@@ -10,8 +10,11 @@ from threading import RLock
 from time import monotonic
 from typing import Generic, TypeAlias, TypeVar
 
+from anyio.lowlevel import checkpoint
+
 from eventbus_core.concurrency.loop_calls import calls_here
 from eventbus_core.errors import OptionError
+from eventbus_core.mailbox.handler import EVENTS_PER_TURN
 from eventbus_core.model.names import check_text
 from eventbus_core.options import check_seconds
 
@@ -44,6 +47,7 @@ class Buffers(Generic[T]):
         self._waiting: dict[str, deque[Entry[T]]] = {}
         self._receivers: dict[str, deque[_Receiver[T]]] = {}
         self._next_sweep = monotonic() + self._expiry
+        self._calls = 0
 
     def put(self, name: str, item: T) -> bool:
         """
@@ -76,6 +80,9 @@ class Buffers(Generic[T]):
             InvalidName: *name* is no text.
         """
         check_text("buffer", name)
+        self._calls += 1
+        if self._calls % EVENTS_PER_TURN == 0:
+            await checkpoint()  # other threads may put items in as fast as they are taken here
         with self._lock:
             if waiting := self._unexpired(name, monotonic()):
                 _, item = waiting.popleft()

@@ -126,7 +126,7 @@ class _Receiving(_Ported):
 
     async def receive(self) -> Event:
         """Return the next event; one that comes when the call is cancelled is returned by another call."""
-        if self._late:
+        if self._late and not self._inner._node.state.forked:
             return self._late.popleft()
         return await self._entry.run(self._inner.receive, self._keep)
 
