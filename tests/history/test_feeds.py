@@ -9,13 +9,14 @@ import pytest
 from eventbus import Bus, Retention
 from eventbus_core.backend import Position
 from eventbus_core.history import feeds as module
+from eventbus_core.history import share_relay
 from eventbus_core.history.feeds import Feeds, TopicFeed
 from eventbus_core.history.history_reader import Reading
 from eventbus_core.history.resumption import Verdict
 from eventbus_core.mailbox.mailbox import Mailbox
 from eventbus_core.mailbox.pool import MailboxPool
 from eventbus_core.options import BusOptions
-from tests.support import buses
+from tests.support import buses, take, until
 
 KEPT = Retention()
 END = Position("e", 3, 7)
@@ -42,6 +43,26 @@ async def test_g13_a_reader_that_leaves_while_it_reads_holds_up_no_other() -> No
         assert (feed.order.opening, feed.order.cursor) == (0, END)
         feed.drop_seams()
         assert not feed.seams
+
+
+@pytest.mark.parametrize("reader", [False, True])
+async def test_g10_events_too_large_for_a_share_are_all_that_a_new_subscriber_gets(
+    reader: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not get what was published before, also if another client resumes meanwhile."""
+    monkeypatch.setattr(share_relay, "MAX_ENVELOPE", 64 * 1024 * 1024)  # so none fits
+    async with buses("memory://", 1, retain={"chat.>": KEPT}) as (bus,):
+        await bus.publish("chat.room", "before", durable=True)
+        async with bus.client("plain") as plain:
+            await plain.subscribe("chat.>")
+            feeds, other = feeds_of(bus), mailbox()
+            feed = feeds.open("chat.room", KEPT, other) if reader else None
+            await bus.publish("chat.room", 1, durable=True)
+            if feed is not None:
+                await until(lambda: feed.order.cursor is not None)
+                feeds.join(feed, other, await feeds._reader.since("#chat.room", KEPT, None))
+            await bus.publish("chat.room", 2, durable=True)
+            assert [event.data for event in await take(plain, 2)] == [1, 2]
 
 
 @pytest.mark.parametrize("busy", ["read", "behind", "idle"])

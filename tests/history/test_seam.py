@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eventbus_core.backend import Position
-from eventbus_core.history.feed import Feed, Seam
+from eventbus_core.history.feed import MAX_EARLY, MAX_RECENT, Feed, Seam
 from eventbus_core.history.shares import Share
 
 EPOCH = "e"
@@ -162,16 +162,33 @@ def test_g13_each_reader_gets_each_event_once_in_order(script: list[tuple[str, i
     run(script, World())
 
 
-@settings(max_examples=300)
-@given(steps)
-def test_g13_a_plain_subscriber_gets_each_event_once(script: list[tuple[str, int, int]]) -> None:
-    """It gets all that arrives, whoever resumes beside it, and what was lost on the way once the feed has begun."""
+def run_plain(script: Iterable[tuple[str, int, int]]) -> World:
     world = World()
     run(script, world)
     assert len(set(world.plain)) == len(world.plain), "an event came twice"
     assert world.arrived <= set(world.plain), "an event arrived and was not handed on"
+    return world
+
+
+@settings(max_examples=300)
+@given(steps)
+def test_g13_a_plain_subscriber_gets_each_event_once(script: list[tuple[str, int, int]]) -> None:
+    """It gets all that arrives, whoever resumes beside it, and what was lost on the way once the feed has begun."""
+    world = run_plain(script)
     if world.plain and not world.readers:
         assert set(range(world.plain[0], world.top.offset + 1)) <= set(world.plain), "an event is missing"
+
+
+ONE_ARRIVES = (("append", 0, 0), ("arrive", 0, 0))
+
+
+def test_g10_a_plain_subscriber_gets_an_event_that_many_of_another_node_overtook() -> None:
+    """One node hung between its append and the first message about it."""
+    run_plain([("append", 1, 0), *ONE_ARRIVES * (MAX_RECENT + 1), ("double", 1, 0), ("arrive", 1, 0)])
+
+
+def test_g10_a_plain_subscriber_gets_all_that_arrives_while_a_reader_reads_for_long() -> None:
+    run_plain([("open", 0, 0), *ONE_ARRIVES * (MAX_EARLY + 2), *READS[1:]])
 
 
 def test_g13_a_reader_that_is_overtaken_by_another_lacks_nothing() -> None:

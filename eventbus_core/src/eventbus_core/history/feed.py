@@ -10,12 +10,15 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from eventbus_core.backend import Position
+from eventbus_core.history.resumption import UNKNOWN
 from eventbus_core.history.shares import Share
 
 MAX_EARLY: Final = 64
 """Shares that are held while an earlier one is missing; the history has the others."""
 MAX_RECENT: Final = 64
 """Shares that are remembered, to tell one that comes twice from one that took the place of another."""
+MAX_OVERTAKEN: Final = 10_000
+"""Shares from before the first one that are handed on when they come."""
 
 
 class Feed:
@@ -40,11 +43,12 @@ class Feed:
         self._early: dict[int, Share] = {}
         self._doubtful: set[int] = set()
         self._recent: dict[tuple[int, int], None] = {}
+        self._overtaken: set[tuple[int, int]] = set()  # from before the start, and handed on
 
     def live(self, share: Share) -> list[Share]:
         """Take in a share that arrived; return those that are handed on now."""
         if self.cursor is None:
-            if self.opening:
+            if self.opening and share.body and len(self._early) < MAX_EARLY:
                 self._hold(share)
                 return []
             self._begin(share)
@@ -74,7 +78,7 @@ class Feed:
         cursor = self.cursor
         if cursor is None or offset <= cursor.offset:
             return 0
-        self.cursor = Position(cursor.epoch, offset, 0)
+        self.cursor = Position(cursor.epoch, offset, UNKNOWN)
         return offset - cursor.offset
 
     def caught_up(self, end: Position, shares: Iterable[Share]) -> list[Share]:
@@ -102,6 +106,7 @@ class Feed:
         """Take in all that there is up to *end*, behind a gap; return what is handed on now."""
         self.cursor, self._start = None, 0
         self._recent.clear()
+        self._overtaken.clear()
         return self.caught_up(end, shares)
 
     def open(self) -> None:
@@ -114,9 +119,8 @@ class Feed:
         late: list[Share] = []
         if self.cursor is None:
             self.cursor, self._start = end, end.offset + 1
-            late = [share for first, share in sorted(self._early.items()) if first < self._start and share.body]
-            for share in late:
-                self._remember(share)
+            late = [share for first, share in sorted(self._early.items()) if first < self._start]
+            self._overtaken.update((share.last, share.fingerprint) for share in late)
         return [*late, *self._in_turn()]
 
     def not_opened(self) -> list[Share]:
@@ -146,15 +150,18 @@ class Feed:
         return cursor.epoch == top.epoch and (top.offset, top.fingerprint) in self._recent
 
     def _begin(self, share: Share) -> None:
-        self._start = share.first
-        self.cursor = Position(share.epoch, share.first - 1, 0)
+        """Begin with *share*, or with the first one of its stream that is held."""
+        held = [first for first, early in self._early.items() if early.epoch == share.epoch]
+        self._start = min([share.first, *held])
+        self.cursor = Position(share.epoch, self._start - 1, UNKNOWN)
 
     def _late(self, share: Share) -> list[Share]:
         """Return a share from before the first one, if another node overtook it when the feed began."""
-        if (share.last, share.fingerprint) in self._recent:
+        mark = share.last, share.fingerprint
+        if mark in self._recent or mark in self._overtaken:
             return []
-        if share.last < self._start and len(self._recent) < MAX_RECENT and share.body:
-            self._remember(share)
+        if share.last < self._start and len(self._overtaken) < MAX_OVERTAKEN and share.body:
+            self._overtaken.add(mark)
             return [share]
         self.behind = True
         return []
