@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from eventbus_core.backend import Position
-from eventbus_core.history.resumption import UNKNOWN
+from eventbus_core.history.resumption import NO_FINGERPRINT
 from eventbus_core.history.shares import Share
 
 MAX_EARLY: Final = 64
@@ -78,7 +78,7 @@ class Feed:
         cursor = self.cursor
         if cursor is None or offset <= cursor.offset:
             return 0
-        self.cursor = Position(cursor.epoch, offset, UNKNOWN)
+        self.cursor = Position(cursor.epoch, offset, NO_FINGERPRINT)
         return offset - cursor.offset
 
     def caught_up(self, end: Position, shares: Iterable[Share]) -> list[Share]:
@@ -153,7 +153,7 @@ class Feed:
         """Begin with *share*, or with the first one of its stream that is held."""
         held = [first for first, early in self._early.items() if early.epoch == share.epoch]
         self._start = min([share.first, *held])
-        self.cursor = Position(share.epoch, self._start - 1, UNKNOWN)
+        self.cursor = Position(share.epoch, self._start - 1, NO_FINGERPRINT)
 
     def _late(self, share: Share) -> list[Share]:
         """Return a share from before the first one, if another node overtook it when the feed began."""

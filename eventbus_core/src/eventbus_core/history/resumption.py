@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 from eventbus_core.backend import Page, Position
 from eventbus_core.model.reports import GapReason
 
-UNKNOWN: Final = 0
+NO_FINGERPRINT: Final = 0
 """The fingerprint in the position of a reader that begins there: it has no event that is to be proven."""
 
 
@@ -38,13 +38,13 @@ def judge(known: Position, page: Page, kept: int) -> Verdict:
     if known.epoch != top.epoch:
         return Verdict(GapReason.NEW_STREAM, 0, floor)
     if known.offset == top.offset:
-        proven = known.fingerprint in (top.fingerprint, UNKNOWN)
+        proven = known.fingerprint in (top.fingerprint, NO_FINGERPRINT)
         return Verdict(None, 0, known.offset) if proven else Verdict(GapReason.ROLLED_BACK, 0, floor)
     if known.offset > top.offset:
         return Verdict(GapReason.ROLLED_BACK, 0, floor)
     earliest = page.entries[0] if page.entries else None
     if earliest is not None and earliest.first <= known.offset:
-        if known.fingerprint not in (earliest.fingerprint, UNKNOWN):
+        if known.fingerprint not in (earliest.fingerprint, NO_FINGERPRINT):
             return Verdict(GapReason.ROLLED_BACK, 0, floor)
         if known.offset >= floor:
             return Verdict(None, 0, known.offset)
