@@ -68,7 +68,11 @@ def anyio_backend() -> str:
 
 
 def _spoil(server: redis.Redis, luck: random.Random) -> None:
-    """Write into a key or replace it; not the terms, because other terms end a node by design."""
+    """
+    Write into a key or replace it.
+
+    Not the terms, because other terms end a node by design; so does the row of another node in the place of its own.
+    """
     keys = [key for key in server.keys("eventbus:*") if isinstance(key, bytes)] or [b"eventbus:spoilt"]
     key = luck.choice(sorted(keys))
     value, name = luck.choice(VALUES), luck.choice(NAMES)
@@ -85,7 +89,9 @@ def _spoil(server: redis.Redis, luck: random.Random) -> None:
             case 6:
                 server.sadd(key, value)
             case 7:
-                server.rename(key, luck.choice(sorted(keys)))
+                other = luck.choice(sorted(keys))
+                if b":node:" not in key or b":node:" not in other:
+                    server.rename(key, other)
             case _:
                 server.pexpire(key, 1)
 
