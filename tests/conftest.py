@@ -27,7 +27,7 @@ settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Have the hundreds of programs that the tests start compile no module again, if nothing is written beside them."""
+    """Have the programs that tests start share a cache of compiled modules, if Python writes none."""
     if sys.dont_write_bytecode and "PYTHONPYCACHEPREFIX" not in os.environ:
         folder = tempfile.mkdtemp(prefix="eventbus-tests-")
         config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))

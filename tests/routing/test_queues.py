@@ -552,21 +552,6 @@ async def test_an_event_that_its_consumer_cannot_decode_is_reported(uri: str, mo
         assert b.stats().redelivered == 0
 
 
-async def test_a_consumer_that_cannot_decode_an_event_gets_the_next_at_once(
-    uri: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Not at the next tick of the sender; there is none here."""
-    monkeypatch.setattr(queues, "encode_event", lambda event: b"\xc0" if event.data else encode_event(event))
-    monkeypatch.setattr(work_queue.WorkQueue, "tend", lambda _queue, _now: False)
-    async with buses(uri, 2) as (a, b):
-        inbox = Inbox()
-        async with b.queue("jobs").consume(inbox):
-            for number in (1, 2, 0):
-                await a.queue("jobs").send("n", number)
-            await empty(a)
-        assert inbox.data == [0]
-
-
 async def test_a_consumer_whose_client_is_claimed_elsewhere_takes_nothing_more(uri: str) -> None:
     async with buses(uri, 2) as (a, b):
         inbox, other = Inbox(), Inbox()

@@ -18,7 +18,7 @@ MAX_EARLY: Final = 64
 MAX_RECENT: Final = 64
 """Shares that are remembered, to tell one that comes twice from one that took the place of another."""
 MAX_OVERTAKEN: Final = 10_000
-"""Shares from before the first one that are handed on when they come."""
+"""Shares from before the first one that are handed on when they come; one beyond that is not."""
 
 
 class Feed:
@@ -61,6 +61,8 @@ class Feed:
                 return [share, *self._in_turn()]
             if share.first > cursor.offset + 1:
                 self._hold(share)
+            self.behind = True
+            return [*self._in_turn()]
         self.behind = True
         return []
 

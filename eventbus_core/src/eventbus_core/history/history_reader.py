@@ -12,7 +12,7 @@ from eventbus_core.backend.history import FINGERPRINTS
 from eventbus_core.concurrency.batcher import Batcher
 from eventbus_core.concurrency.service_group import ServiceGroup
 from eventbus_core.errors import TransportUnavailable
-from eventbus_core.history.resumption import Verdict, judge
+from eventbus_core.history.resumption import NO_FINGERPRINT, Verdict, judge
 from eventbus_core.history.shares import Share, share_of
 from eventbus_core.model.reports import GapReason
 from eventbus_core.model.retention import Retention
@@ -157,4 +157,4 @@ class HistoryReader:
 
 def fingerprint() -> int:
     """Return a new fingerprint."""
-    return random.getrandbits(FINGERPRINTS.bit_length() - 1)
+    return random.randrange(NO_FINGERPRINT + 1, FINGERPRINTS)

@@ -32,7 +32,7 @@ def judge(known: Position, page: Page, kept: int) -> Verdict:
 
     *page* was read from the offset of *known*, and readers get the newest *kept* events at most. Only the fingerprint
     proves that the event at this offset is the one that the reader has. If the history does not hold it any more, the
-    reader gets a gap, if only one of zero events.
+    reader gets a gap, if only one of zero events. A position with ``NO_FINGERPRINT`` holds no event: nothing is proven.
     """
     top, floor = page.top, max(0, page.top.offset - kept)
     if known.epoch != top.epoch:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import Final
 
@@ -48,7 +48,7 @@ class UndeliverableReports:
         self._subscriptions = subscriptions
         self._on_undeliverable = on_undeliverable
         self._on_control: dict[str, Callable[[str], object]] = {}
-        self._told: dict[str, None] = {}  # ids of events
+        self._told: OrderedDict[str, None] = OrderedDict()  # ids of events
         channel.on(UNDELIVERABLE, self._take)
 
     def on_control(self, type: str, handler: Callable[[str], object]) -> None:
@@ -107,7 +107,7 @@ class UndeliverableReports:
             if fate.id in self._told:
                 return
             if len(self._told) >= MAX_TOLD:
-                del self._told[next(iter(self._told))]
+                self._told.popitem(last=False)
             self._told[fate.id] = None
             known = fate.reason in self.counts or len(self.counts) < MAX_REASONS
             self.counts[fate.reason if known else "other"] += 1

@@ -269,15 +269,10 @@ class WorkQueue:
         self.dispatch()
 
     def _on_failure(self, job: Job, consumer: KnownConsumer, error: Exception) -> None:
-        """
-        Have the event wait for another consumer, if it is not at fault itself.
-
-        The next tick hands it out, when its former node is forgotten.
-        """
+        """Have the event wait for another consumer; the next tick hands it out, when its former node is forgotten."""
         if isinstance(error, RequestFailed) and error.reason in FAULTS_OF_EVENTS:
             self._end(job, Reason(error.reason))
             self._make_free(consumer)
-            self.dispatch()
             return
         self._forget(consumer)
         self.redelivered += 1

@@ -136,9 +136,13 @@ class DisruptionSuite(UnderTest):
 
             group.start_soon(publish)
             await to_thread.run_sync(restart)
-            await until(lambda: len(accepted) >= AFTER_RESTART, "the broker accepts frames after Interrupted")
-            total = one.interruptions + two.interruptions
-            await two.got(LANE, *(data for data, interruptions in accepted[:AFTER_RESTART] if interruptions == total))
+
+            def undisturbed() -> list[bytes]:
+                total = one.interruptions + two.interruptions
+                return [data for data, interruptions in accepted if interruptions == total]
+
+            await until(lambda: len(undisturbed()) >= AFTER_RESTART, "the broker accepts frames after Interrupted")
+            await two.got(LANE, *undisturbed())
 
     @scenario()
     async def test_g10_interrupted_names_every_partition_that_lost_frames(
@@ -248,7 +252,7 @@ class DisruptionSuite(UnderTest):
 
 
 def were_interrupted(*nodes: BareNode) -> bool:
-    """Return whether all *nodes* got ``Interrupted`` for ``LANE``: until then one may use a server of before."""
+    """Return whether all *nodes* got ``Interrupted`` for ``LANE``: until then a node may use the former server."""
     return all(node.was_interrupted(LANE) for node in nodes)
 
 
