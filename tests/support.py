@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from anyio.abc import TaskGroup
 
-from eventbus import Bus, Client, Event
+from eventbus import Bus, BusClosed, Client, Event
 from eventbus_core.backend import Transport, TransportURI
 from eventbus_core.testing.hosts import Host, buses, fresh_namespace
 from eventbus_core.testing.inbox import Inbox, Reader, read
@@ -22,6 +23,7 @@ __all__ = (
     "Reader",
     "WithoutDirectory",
     "buses",
+    "ends_with_the_bus",
     "fence",
     "fresh_namespace",
     "publish_by",
@@ -80,3 +82,38 @@ def publish_by(monkeypatch: pytest.MonkeyPatch, transport: Transport, function: 
     """Have *transport* publish all frames by *function*."""
     monkeypatch.setattr(transport, "publish", function)
     monkeypatch.setattr(transport, "begin_publish", lambda _frames: None)
+
+
+async def ends_with_the_bus(
+    ask: Callable[[], Awaitable[object]],
+    hanging: list[str],
+    host: Host,
+    group: TaskGroup,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """
+    Close the bus of *host* once *ask*, which asks a server through it, is *hanging*; it must end with ``BusClosed``.
+
+    At once, not when the server gives up: the node leaves only after that here.
+    """
+    bus, ended, left = host.bus, list[BaseException](), list[str]()
+    directory = type(bus._node.directory)
+    leave = directory.leave
+
+    async def late_leave(self: Any) -> None:
+        if self is bus._node.directory:
+            await until(lambda: bool(ended))
+            left.append("after the question had ended")
+        await leave(self)
+
+    async def run() -> None:
+        try:
+            await ask()
+        except BusClosed as error:
+            ended.append(error)
+
+    monkeypatch.setattr(directory, "leave", late_leave)
+    group.start_soon(run)
+    await until(lambda: bool(hanging))
+    await host.close()
+    assert left

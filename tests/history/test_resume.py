@@ -11,7 +11,6 @@ import pytest
 import eventbus
 from eventbus import (
     Bus,
-    BusClosed,
     Client,
     ConfigurationError,
     Event,
@@ -25,7 +24,7 @@ from eventbus import (
 )
 from eventbus_memory import MemoryTransport
 from tests.faults.form import FORM
-from tests.support import Host, Inbox, buses, fresh_namespace, take, tasks, until
+from tests.support import Host, Inbox, buses, ends_with_the_bus, fresh_namespace, take, tasks, until
 
 TOPIC = "chat.room.42"
 BRIEF = "brief.room"
@@ -217,39 +216,24 @@ async def test_g13_a_bus_that_closes_leaves_nothing_behind(uri: str) -> None:
 async def test_a_question_to_a_history_that_hangs_ends_with_the_bus(
     uri: str, question: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At once, not when the history gives up: the node leaves only after that here."""
     async with buses(uri, 1, retain=RETAIN) as (other,), tasks() as group:
-        directory, history = type(other._node.directory), type(other._node.transport.history)
-        hanging, ended, left = list[str](), list[BaseException](), list[str]()
-        leave = directory.leave
+        history = type(other._node.transport.history)
+        hanging = list[str]()
 
         async def hang(_: Any, __: Any) -> None:
             hanging.append(question)
             await anyio.sleep_forever()
 
-        async def late_leave(self: Any) -> None:
-            if self is bus._node.directory:
-                await until(lambda: bool(ended))
-                left.append("after the question had ended")
-            await leave(self)
-
         for name in ("append", "read", "positions"):
             monkeypatch.setattr(history, name, hang)
-        monkeypatch.setattr(directory, "leave", late_leave)
         host = Host(uri, namespace=other.namespace, node="closing", retain=RETAIN, close_timeout=0.1)
         bus = await host.open(group)
         alice = await bus.client("alice").open()
 
         async def ask() -> None:
-            try:
-                await (bus.history(TOPIC) if question == "history" else alice.subscribe(TOPIC, since=""))
-            except BusClosed as error:
-                ended.append(error)
+            await (bus.history(TOPIC) if question == "history" else alice.subscribe(TOPIC, since=""))
 
-        group.start_soon(ask)
-        await until(lambda: bool(hanging))
-        await host.close()
-        assert left
+        await ends_with_the_bus(ask, hanging, host, group, monkeypatch)
 
 
 async def test_retained_events_are_counted(uri: str) -> None:

@@ -103,7 +103,6 @@ class _Receiving(_Ported):
     """What the handles of clients and consumers share."""
 
     _inner: Client | Consumer
-    _late: deque[Event]  # came when their receiver had just been cancelled
 
     async def open(self) -> Self:
         """Do what entering ``async with`` does; close with :meth:`aclose`."""
@@ -126,12 +125,16 @@ class _Receiving(_Ported):
 
     async def receive(self) -> Event:
         """Return the next event; one that comes when the call is cancelled is returned by another call."""
-        if self._late and not self._inner._node.state.forked:
-            return self._late.popleft()
-        return await self._entry.run(self._inner.receive, self._keep)
+        event = None if self._inner._node.state.forked else self._take_now()
+        return await self._entry.run(self._inner.receive, self._keep) if event is None else event
+
+    def _take_now(self) -> Event | None:
+        """Return an event that came already, if any."""
+        raise NotImplementedError
 
     async def _keep(self, event: Event) -> None:
-        self._late.append(event)
+        """Have another call return *event*, which came when its receiver had just been cancelled."""
+        raise NotImplementedError
 
     def __aiter__(self) -> Self:
         return self
@@ -288,12 +291,18 @@ class PortalClient(_Receiving, _Sending):
         super().__init__(client)
         self.name = client.name
         self._client = client
-        self._late = deque()
+        self._late: deque[Event] = deque()
 
     @property
     def epoch(self) -> int:
         """The epoch of the claim."""
         return self._client.epoch
+
+    def _take_now(self) -> Event | None:
+        return self._late.popleft() if self._late else None
+
+    async def _keep(self, event: Event) -> None:
+        self._late.append(event)
 
     subscribe = carried(Client.subscribe)
     unsubscribe = carried(Client.unsubscribe)
@@ -333,7 +342,6 @@ class PortalConsumer(_Receiving):
 
     def __init__(self, consumer: Consumer) -> None:
         self._inner: Consumer = consumer
-        self._late = deque()
         self._calls = 0
         self.name = consumer.name
 
@@ -342,8 +350,10 @@ class PortalConsumer(_Receiving):
         self._calls += 1
         if self._calls % EVENTS_PER_TURN == 0:
             await checkpoint()  # the bus, in another thread, may take events ahead as fast as they are received here
-        event = self._inner._take_now()
-        return await super().receive() if event is None else event
+        return await super().receive()
+
+    def _take_now(self) -> Event | None:
+        return self._inner._take_now()
 
     async def _keep(self, event: Event) -> None:
         with suppress(BusClosed):  # else a call that waits gets it now

@@ -187,9 +187,7 @@ class Consumer:
 
     def _take_now(self) -> Event | None:
         """Return an event that was taken ahead, if any; from any thread."""
-        if self._receiver is None or self._node.state.forked:
-            return None
-        return self._receiver.take_now(self._node.entry.call_soon)
+        return None if self._receiver is None else self._receiver.take_now(self._node.entry.call_soon)
 
     def _take_back(self, event: Event) -> None:
         """Give *event*, which :meth:`receive` returned, to another call."""

@@ -45,7 +45,7 @@ class NewEntry(NamedTuple):
 
     Attributes:
         stream: the name of the stream, text of at most 300 characters.
-        fingerprint: a random number below ``FINGERPRINTS``.
+        fingerprint: a random number above 0 and below ``FINGERPRINTS``.
         events: how many they are; with 0, nothing is appended, but the stream is created if there is none.
         body: opaque bytes.
         retention: how much of the stream is kept.

@@ -48,10 +48,11 @@ class Feed:
     def live(self, share: Share) -> list[Share]:
         """Take in a share that arrived; return those that are handed on now."""
         if self.cursor is None:
-            if self.opening and share.body and len(self._early) < MAX_EARLY:
-                self._hold(share)
+            if self.opening and share.body and self._hold(share):
                 return []
             self._begin(share)
+            if share.first > self._start:  # those that are held come before it
+                return [*self._in_turn(), *self.live(share)]
         cursor = self.cursor
         if cursor is not None and share.epoch == cursor.epoch:
             if share.last <= cursor.offset:
@@ -61,8 +62,6 @@ class Feed:
                 return [share, *self._in_turn()]
             if share.first > cursor.offset + 1:
                 self._hold(share)
-            self.behind = True
-            return [*self._in_turn()]
         self.behind = True
         return []
 
@@ -168,9 +167,12 @@ class Feed:
         self.behind = True
         return []
 
-    def _hold(self, share: Share) -> None:
-        if len(self._early) < MAX_EARLY:
-            self._early[share.first] = share
+    def _hold(self, share: Share) -> bool:
+        """Return whether there was room to hold *share*."""
+        if len(self._early) >= MAX_EARLY:
+            return False
+        self._early[share.first] = share
+        return True
 
     def _in_turn(self) -> Iterator[Share]:
         """Hand on held shares whose turn has come, and forget those whose turn is over."""
