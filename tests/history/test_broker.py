@@ -245,12 +245,20 @@ async def test_g5_a_stream_that_the_history_refuses_takes_no_other_with_it(redis
 
 
 async def test_g13_frames_that_are_lost_or_doubled_leave_no_hole() -> None:
-    """The sessions repair the shares, and the history what the sessions could not."""
+    """
+    The sessions repair the shares, and the history what the sessions could not.
+
+    A node that joined the topic by a reader has it from there; another one from the first event that came. What was
+    lost before that is told.
+    """
     uri = "chaos+memory://history?drop=0.2&double=0.1&reorder=0.1&seed=7"
     async with buses(uri, 3, retain=RETAIN, resend_size=0) as nodes:
-        inbox = Inbox()
-        nodes[1].on("chat.*")(inbox)
-        await nodes[1].ready()
+        joined, not_joined, gaps = Inbox(), Inbox(), Hooked()
+        nodes[0].on("chat.*")(joined)
+        nodes[1].on("chat.*")(not_joined)
+        nodes[1].on_gap(gaps)
+        for bus in nodes[:2]:
+            await bus.ready()
         async with nodes[0].client("reader") as reader:
             await reader.subscribe(TOPIC, since="")
             for number in range(150):
@@ -264,8 +272,15 @@ async def test_g13_frames_that_are_lost_or_doubled_leave_no_hole() -> None:
             got = await take(reader, 150)
             assert not any(isinstance(event.data, Gap | Dropped) for event in got)
             assert [event.data for event in got] == wanted
-            await until(lambda: len(inbox.events) >= 150)
-            assert sorted(event.data for event in inbox.events) == list(range(150))
+        await until(lambda: len(joined.events) >= 150)
+        assert sorted(event.data for event in joined.events) == list(range(150))
+        await until(lambda: bool(not_joined.events))
+        first = not_joined.events[0].data
+        await until(lambda: {event.data for event in not_joined.events} >= {*wanted[wanted.index(first) :]})
+        numbers = [event.data for event in not_joined.events]
+        assert len(numbers) == len(set(numbers))
+        lost_by = {f"@{nodes[number % 3].node}" for number in {*wanted} - {*numbers}}
+        await until(lambda: {gap.source for gap in gaps} >= lost_by)
 
 
 async def test_a_bus_that_waits_for_its_broker_keeps_retained_events(redis_server: RedisServer) -> None:
