@@ -11,9 +11,16 @@ import pytest
 
 import eventbus
 from eventbus import Event
+from eventbus_core.mailbox import handler_scheduler
 from eventbus_core.mailbox.handler import Handler
 from eventbus_core.mailbox.mailbox import Mailbox
 from tests.support import Hooked, Inbox, buses, fence, unsettled, until
+
+
+@pytest.fixture
+def long_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests that take the steps of a turn themselves: it ends by no clock, however slow the machine."""
+    monkeypatch.setattr(handler_scheduler, "TURN", float("inf"))
 
 
 async def test_one_function_handles_in_order_one_after_the_other(uri: str) -> None:
@@ -137,6 +144,7 @@ async def test_a_plain_function_that_returns_something_to_await_is_waited_for(ur
         assert not unsettled(b)
 
 
+@pytest.mark.usefixtures("long_turns")
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_an_event_is_handled_at_once_unless_something_precedes_it() -> None:
     """A doubt about the lease, events that are to come before, and a turn that is over; expired ones are left out."""
@@ -165,6 +173,7 @@ async def test_an_event_is_handled_at_once_unless_something_precedes_it() -> Non
     assert mailbox.at_once is None
 
 
+@pytest.mark.usefixtures("long_turns")
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_g11_events_that_are_handled_at_once_show_that_the_node_is_not_slow() -> None:
     """So the senders of one client that is stuck are the only ones that are to wait."""
@@ -201,6 +210,7 @@ async def test_a_function_that_is_taken_off_while_it_is_waited_for_leaves_nothin
         assert not b._node.pool.limits.busy
 
 
+@pytest.mark.usefixtures("long_turns")
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_an_event_that_a_function_puts_into_its_own_mailbox_is_handled_next() -> None:
     """As a task can that begins at once, within the function."""
