@@ -11,8 +11,10 @@ from functools import partial
 import anyio
 import pytest
 
-from eventbus_core.cli import visit
+from eventbus import Bus, RequestTimeout, Stats
+from eventbus_core.cli import top, visit
 from eventbus_core.testing import until
+from eventbus_core.testing.hosts import buses
 from tests.cli.nodes import end_of, error_line, has_nodes, two_nodes
 from tests.cli.programs import TIMEOUT, run
 
@@ -90,6 +92,22 @@ async def test_top_shows_the_counters_of_all_nodes(redis_uri: str) -> None:
     assert table[1].split()[:4] == ["node", "clients", "out/s", "in/s"]
     assert [line.split()[0] for line in table[2:]] == ["server-1", "server-2"]
     assert [line.split()[-1] for line in table[2:]] == ["none", "none"]
+
+
+async def test_a_node_has_two_seconds_to_answer_or_the_interval_if_that_is_longer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with buses("memory://", 2) as (bus, _):
+        timeouts: list[float] = []
+
+        async def silent(_bus: Bus, node: str, timeout: float) -> Stats:
+            timeouts.append(timeout)
+            raise RequestTimeout(f"the answer of {node}", timeout)
+
+        monkeypatch.setattr(Bus, "node_stats", silent)
+        for interval in (0.1, 5.0):
+            assert await top._samples(bus, interval) == {"n1": None}
+        assert timeouts == [2.0, 5.0]
 
 
 async def test_tail_shows_matching_events(redis_uri: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from time import sleep
 from typing import TYPE_CHECKING, Any, cast
 
 import anyio
@@ -23,7 +24,7 @@ from eventbus_core.membership.peer_directory.messages import (
     Reply,
     clock,
 )
-from eventbus_core.membership.peer_directory.peer_directory import PeerDirectory
+from eventbus_core.membership.peer_directory.peer_directory import ASK_TIMEOUT, PeerDirectory
 from eventbus_core.membership.peer_directory.poll import Poll
 from eventbus_core.model.event_ids import EventIds
 from eventbus_core.observability.rejections import Rejections
@@ -51,6 +52,22 @@ async def test_g8_of_two_that_claimed_while_cut_off_the_last_keeps_the_client(ta
             await whole.bus.send("alice", "note", 2)
             assert sorted(event.data for event in await take(last, 2)) == [1, 2]
         assert not first.data
+
+
+@pytest.mark.parametrize("anyio_backend", ["trio"])  # which runs the asker and the reader of the reply in any order
+async def test_replies_that_came_while_the_process_stood_still_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It stands still for longer than the asker waits."""
+    async with buses(URI, 2) as (asker, owner), owner.client("alice"):
+        directory = cast("PeerDirectory", owner._node.directory)
+        reply = directory._reply
+
+        def late(query: Query) -> None:
+            reply(query)
+            sleep(ASK_TIMEOUT * 1.1)
+
+        monkeypatch.setattr(directory, "_reply", late)
+        for _ in range(5):
+            assert await asker.locate("alice") is not None
 
 
 async def test_g9_a_node_that_enters_again_unheard_gives_up_clients_that_others_claimed() -> None:

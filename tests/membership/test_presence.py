@@ -118,6 +118,25 @@ def test_in_doubt_no_node_is_declared_dead_and_nodes_that_left_meanwhile_are_not
     assert deaths.look(live(a=9, z=9), 12, 12) == ["x"]
 
 
+@pytest.mark.parametrize("looks", [(3, 6, 9, 12, 15), (3, 13), (3,)])
+def test_a_death_is_published_however_long_the_view_was_incomplete(looks: tuple[float, ...]) -> None:
+    deaths = Deaths("a", 9.0)
+    deaths.look(live(a=9, x=2), 0, 0)
+    for now in looks:
+        assert deaths.look(live(a=9), now, now, incomplete=True) == []
+    assert deaths.look(live(a=9), 26, 26) == ["x"]
+    assert deaths.look(live(a=9), 29, 29) == []
+
+
+def test_a_death_that_was_published_meanwhile_is_not_published_again_by_a_node_with_an_incomplete_view() -> None:
+    """It remembers the death for a lease only, as the view of the node that publishes may have been complete."""
+    deaths = Deaths("b", 9.0)
+    deaths.look(live(a=9, b=9, x=2), 0, 0)
+    for now in (3, 6, 9, 12):
+        assert deaths.look(live(a=4, b=9), now, now, incomplete=True) == []
+    assert deaths.look(live(b=9), 19, 19) == ["a"]
+
+
 async def test_presence_is_published_to_nodes_with_the_option(uri: str) -> None:
     """Who joins, leaves, claims, takes over and releases is published to ``$sys`` topics, on every node."""
     async with buses(uri, 1, presence=True) as (a,):

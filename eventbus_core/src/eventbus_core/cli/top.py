@@ -30,6 +30,8 @@ Examples:
 
   eventbus top redis://localhost:6379/0 --interval 10 --json
 """
+MIN_ANSWER_TIMEOUT: Final = 2.0
+"""Seconds that a node has to answer at least: with less, a node that pauses for a moment seems to hang."""
 LIVE_WIDTH: Final = 80  # in a narrower terminal, tables follow one another, since a live one would be cut off
 TOP_HEADINGS: Final = ("node", "clients", "out/s", "in/s", "send\nms", "handle\nms", "answer\nms", "waiting")
 
@@ -122,9 +124,10 @@ async def _readings(
         taken += 1
 
 
-async def _samples(bus: Bus, timeout: float) -> Mapping[str, Sample | None]:
+async def _samples(bus: Bus, interval: float) -> Mapping[str, Sample | None]:
     """Ask all other nodes at once."""
     samples: dict[str, Sample | None] = {}
+    timeout = max(interval, MIN_ANSWER_TIMEOUT)
 
     async def ask(node: str) -> None:
         begin = monotonic()

@@ -33,7 +33,8 @@ class Deaths:
 
     A node that is gone before its lease could have ended has left; one that is gone afterwards died. Every node finds
     that out, and the one of the smallest incarnation announces it. That one may have died too, so the others remember
-    for the length of a *lease* what it should have announced.
+    for the length of a *lease* what it should have announced. A node that left in order while the announcing one stood
+    still counts as dead: that one did not see its last renewal.
     """
 
     def __init__(self, node: str, lease: float) -> None:
@@ -41,22 +42,28 @@ class Deaths:
         self._lease = lease
         self._ends: dict[str, float] = {}
         self._dead: dict[str, float] = {}
+        self._held_back = False
 
     def look(self, nodes: Sequence[Node], asked: float, answered: float, *, incomplete: bool = False) -> list[str]:
         """
         Return the deaths that this node must announce, by the answer of the directory and the times of the call.
 
-        While the directory's view is *incomplete* there are none; nodes that are still gone afterwards come then.
+        While the directory's view is *incomplete* there are none; nodes that are still gone afterwards come then,
+        however long it takes.
         """
         alive = {node.id for node in nodes}
         if self._node not in alive:
             return []
+        if self._held_back:
+            self._dead = dict.fromkeys(self._dead, answered)
         self._dead |= {id: answered for id, end in self._ends.items() if id not in alive and end <= answered}
         self._dead = {
             id: since for id, since in self._dead.items() if id not in alive and answered - since <= self._lease
         }
         self._ends = {node.id: asked + node.lease_left for node in nodes}
-        if incomplete or min(nodes, key=lambda node: node.incarnation).id != self._node:
+        announces = min(nodes, key=lambda node: node.incarnation).id == self._node
+        self._held_back = announces and incomplete
+        if incomplete or not announces:
             return []
         dead, self._dead = list(self._dead), {}
         return dead

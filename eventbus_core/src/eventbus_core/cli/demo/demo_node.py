@@ -135,9 +135,8 @@ class DemoNode:
 
     async def _send_for_a_while(self, start: int) -> None:
         """Send from *start*, or from now if that is over, for the time of the plan, or until a Stop arrives."""
-        start = max(start, now := monotonic_ns())
-        end = start + int(self._plan.seconds * 1e9)
-        await anyio.sleep((start - now) / 1e9)
+        await anyio.sleep(max(0, start - monotonic_ns()) / 1e9)
+        end = monotonic_ns() + int(self._plan.seconds * 1e9)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._cancel_on_stop, tasks.cancel_scope)
             tasks.cancel_scope.deadline = anyio.current_time() + (end - monotonic_ns()) / 1e9

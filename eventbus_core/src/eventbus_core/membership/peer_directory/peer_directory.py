@@ -42,6 +42,8 @@ from eventbus_core.model.names import is_identifier, is_other_node
 
 ASK_TIMEOUT: Final = 0.5
 TRIES: Final = 3
+WAIT_SLICES: Final = 2
+"""Parts of a timeout. A process that stands still loses one; in the next it reads the replies that came meanwhile."""
 INTRODUCTION: Final = 0.3
 """Seconds that a node which enters gives the others to say that they are there."""
 
@@ -245,9 +247,11 @@ class PeerDirectory(Directory):
             self._channel.send_all(QUERY, Query(me, number, list(clients), epochs, takeover, named))
             with anyio.move_on_after(timeout) as telling:
                 await self._channel.flushed()
-            with anyio.move_on_after(timeout):
-                while patient or not self._others.all_in(poll.replies):
-                    await poll.more.wait()
+            for _ in range(WAIT_SLICES):
+                with anyio.move_on_after(timeout / WAIT_SLICES):
+                    while patient or not self._others.all_in(poll.replies):
+                        await poll.more.wait()
+                    break
             poll.end(complete=not telling.cancelled_caught and self._others.all_in(poll.replies))
         finally:
             del self._polls[number]
