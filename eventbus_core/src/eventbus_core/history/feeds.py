@@ -188,6 +188,11 @@ class Feeds:
         seam = None if feed is None else feed.seams.get(mailbox)
         return seam is not None and seam.reading
 
+    def has_all(self, topic: str, mailbox: Mailbox) -> bool:
+        """Return whether *mailbox* joined the feed of *topic* by a read: then the history repairs each lost share."""
+        feed = self._feeds.get(topic)
+        return feed is not None and mailbox in feed.seams
+
     def join(self, feed: TopicFeed, mailbox: Mailbox, reading: Reading) -> None:
         """Give *mailbox*, for which the feed was opened, what was read, then what was buffered; from now on all."""
         for share in reading.shares:

@@ -18,7 +18,6 @@ from eventbus_core.membership.ownership import Ownership
 from eventbus_core.model.event import Event, copy_event
 from eventbus_core.model.names import RESERVED, is_client
 from eventbus_core.model.reports import Gap, Reason
-from eventbus_core.model.topics import lanes_of
 from eventbus_core.observability.rejections import Rejections
 from eventbus_core.routing.forwarding import Forwarder, Stray
 from eventbus_core.routing.subscriptions import Subscriptions
@@ -46,7 +45,6 @@ class Delivery:
 
     def __init__(
         self,
-        lanes: int,
         channel: ControlChannel,
         ownership: Ownership,
         subscriptions: Subscriptions,
@@ -57,7 +55,7 @@ class Delivery:
     ) -> None:
         self.events = self.deliveries = self.missed = 0
         self.missing: Signal[[]] = Signal()
-        self._lanes = lanes
+        self._has_all: Callable[[str, Mailbox], bool] = lambda topic, mailbox: False
         self._channel = channel
         self._clients = ownership.clients
         self._subscriptions = subscriptions
@@ -66,6 +64,10 @@ class Delivery:
         self._rejections = rejections
         self._on_gap = on_gap
         self._partition = node_partition(channel.node)
+
+    def trust(self, has_all: Callable[[str, Mailbox], bool]) -> None:
+        """Tell a mailbox of no lost share of a topic while *has_all* says that it gets every event in spite of that."""
+        self._has_all = has_all
 
     def deliver(self, item: Ready | Gap) -> None:
         """Deliver the events of a frame, or tell everyone concerned of a gap."""
@@ -200,6 +202,6 @@ class Delivery:
             if gap.partition == self._partition or any(
                 gap.partition == lane_partition(lane)
                 for pattern in (held.patterns if held.has_patterns else ())
-                for lane in lanes_of(pattern, self._lanes)
+                for lane in self._subscriptions.lanes_of(pattern, shares=not self._has_all(pattern, held.mailbox))
             ):
                 held.mailbox.tell(count_up(gap))

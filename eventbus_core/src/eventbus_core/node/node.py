@@ -212,7 +212,6 @@ class LocalNode:
             self.channel, self.state, self.client_lifecycle, self.consumers, self.services, options.close_timeout
         )
         self.delivery = Delivery(
-            options.lanes,
             self.channel,
             ownership,
             self.subscriptions,
@@ -267,6 +266,7 @@ class LocalNode:
         appender.refused.connect(self.reports.refused)
         self.receiver.interrupted.connect(feeds.distrust)
         self.delivery.missing.connect(feeds.distrust)
+        self.delivery.trust(feeds.has_all)
         return HistoryParts(appender, reader, feeds, topics, queues, shares.mailbox)
 
     def _make_dispatchers(self, streams: QueueStreams) -> QueueDispatchers:

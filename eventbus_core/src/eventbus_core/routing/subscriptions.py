@@ -62,13 +62,13 @@ class Subscriptions:
         """
         if not self._add(self.topics, pattern, mailbox):
             return False
-        self.lanes.want(self._lanes_of(pattern))
+        self.lanes.want(self.lanes_of(pattern))
         return True
 
     def unsubscribe(self, pattern: str, mailbox: Mailbox) -> None:
         """Undo :meth:`subscribe`, if there is something to undo."""
         if self._remove(self.topics, pattern, mailbox):
-            self.lanes.unwant(self._lanes_of(pattern))
+            self.lanes.unwant(self.lanes_of(pattern))
 
     async def joined(self, pattern: str) -> None:
         """
@@ -76,14 +76,14 @@ class Subscriptions:
 
         Or once no receiver of this node is subscribed to *pattern* any more.
         """
-        await self.lanes.joined(self._lanes_of(pattern))
+        await self.lanes.joined(self.lanes_of(pattern))
 
-    def _lanes_of(self, pattern: str) -> Collection[int]:
-        """Return the lanes that can carry topics that match *pattern*, retained or not."""
+    def lanes_of(self, pattern: str, *, shares: bool = True) -> Collection[int]:
+        """Return the lanes that can carry topics that match *pattern*: plain ones and, with *shares*, retained ones."""
         if pattern.startswith(INBOX):
             return lanes_of(SHARES + pattern, self._lane_count)
         lanes = lanes_of(pattern, self._lane_count)
-        if self._retained.overlap(pattern):
+        if shares and self._retained.overlap(pattern):
             return {*lanes, *lanes_of(SHARES + pattern, self._lane_count)}
         return lanes
 
