@@ -12,6 +12,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from eventbus_core.api import discovery
+from eventbus_core.node import adoption
+from eventbus_core.testing.waiting import DEADLINE
 from tests.servers import RedisServer, ServerError
 
 TIMELESS = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # these are about the machine
@@ -60,6 +62,12 @@ def registrations() -> Iterator[None]:
     yield
     discovery._registered.clear()
     discovery._registered.update(before)
+
+
+@pytest.fixture
+def patient_adoption(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a node that leaves wait until its lingering clients are adopted, however busy the machine is."""
+    monkeypatch.setattr(adoption, "ADOPTION_TIMEOUT", DEADLINE)
 
 
 @pytest.fixture(scope="session")

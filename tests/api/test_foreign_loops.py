@@ -258,7 +258,7 @@ async def live():
                     told = (await receiver.receive()).type
                 except eventbus.ConfigurationError:
                     told = "raised"
-                os.write(1, f"{told}\\n".encode())  # whole, beside what the other process writes
+                os.write(1, f"{told}\\n".encode())  # one write: the other process uses the same pipe
             if not child:
                 os._exit(0)
             os.waitpid(child, 0)

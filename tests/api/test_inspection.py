@@ -32,8 +32,9 @@ async def test_explain_names_the_owner_in_the_directory_and_in_the_cache(uri: st
                 moved = await a.explain("bob")
                 assert moved.owner is not None
                 assert moved.owner.node == "n2"
-                # Without a directory every node is asked about a claim, and so hears of it.
-                assert moved.cached == (moved.owner if a._node.peers else there.owner)
+                # Without a directory every node is asked about a claim, and so hears of it. With one, the asking node
+                # hears of the new owner only if the handover takes long.
+                assert moved.cached in ([moved.owner] if a._node.peers else [there.owner, moved.owner])
 
 
 async def test_a_node_returns_the_counters_of_another(uri: str) -> None:

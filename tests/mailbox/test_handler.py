@@ -19,7 +19,7 @@ from tests.support import Hooked, Inbox, buses, fence, unsettled, until
 
 @pytest.fixture
 def long_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For tests that take the steps of a turn themselves: it ends by no clock, however slow the machine."""
+    """For tests that take the steps of a turn themselves: the clock does not end it, however slow the machine."""
     monkeypatch.setattr(handler_scheduler, "TURN", float("inf"))
 
 

@@ -17,6 +17,7 @@ from msgspec.structs import replace
 import eventbus
 from eventbus import ClientNotFound, Dropped, Event, Gap, LimitExceeded, OptionError
 from eventbus_core.backend import node_partition
+from eventbus_core.mailbox import limits, mailbox
 from eventbus_core.mailbox.loss_markers import MAX_KINDS_OF_LOSS, add_up, count_up
 from eventbus_core.mailbox.mailbox import Mailbox
 from eventbus_core.mailbox.pool import MailboxPool
@@ -25,7 +26,15 @@ from eventbus_core.options import BusOptions, Overflow
 from tests.support import DEADLINE, Hooked, Inbox, buses, fence, read, take, tasks, until
 
 KIB = 1024
+STOPPED = 1024.0
 NEAR = pytest.mark.parametrize("near", [True, False], ids=["near", "far"])
+
+
+@pytest.fixture
+def stopped_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests that tell the time themselves: every event arrives at ``STOPPED``."""
+    for module in (mailbox, limits):
+        monkeypatch.setattr(module, "monotonic", lambda: STOPPED)
 
 
 @NEAR
@@ -324,9 +333,10 @@ def test_g4_held_back_events_stay_behind_forwarded_events_of_the_same_frame() ->
     assert [event.data for event in iter(mailbox.next, None)] == [0, 1, 2]
 
 
+@pytest.mark.usefixtures("stopped_clock")
 def test_g11_a_node_that_is_slow_as_a_whole_lets_its_senders_be_less_ahead() -> None:
     """Where events are late and no mailbox gets empty: half as much each time, more again once one has caught up."""
-    start = monotonic()
+    start = STOPPED
     mailboxes = MailboxPool(BusOptions(slow_consumer_timeout=4.0, lease=3600), start, lambda *_: None)
     slow_consumers = SlowConsumers(mailboxes.limits)
     slow = Mailbox(mailboxes.limits, lambda: None)
@@ -354,10 +364,11 @@ def test_g11_an_event_that_is_handled_at_once_came_just_now() -> None:
     assert mailbox.late(monotonic() + 1)
 
 
+@pytest.mark.usefixtures("stopped_clock")
 @pytest.mark.parametrize("alone", [True, False], ids=["all are slow", "one of many"])
 def test_g11_a_client_that_takes_events_is_a_slow_consumer_only_beside_faster_ones(alone: bool) -> None:
     """If all consumers are slow, senders wait as long as it takes, but not for a consumer that takes nothing."""
-    start = monotonic()
+    start = STOPPED
     mailboxes = MailboxPool(BusOptions(slow_consumer_timeout=2.0, lease=3600), start, lambda *_: None)
     slow_consumers = SlowConsumers(mailboxes.limits)
     slow, brisk = Mailbox(mailboxes.limits, lambda: None), Mailbox(mailboxes.limits, lambda: None)
@@ -375,9 +386,10 @@ def test_g11_a_client_that_takes_events_is_a_slow_consumer_only_beside_faster_on
         assert slow.has_room() != (alone and tick < 120)
 
 
+@pytest.mark.usefixtures("stopped_clock")
 def test_g11_bounds_hold_where_all_are_slow() -> None:
     """Senders to many do not wait for as long as those to one: what they send meanwhile may be more than may wait."""
-    start = monotonic()
+    start = STOPPED
     mailboxes = MailboxPool(
         BusOptions(slow_consumer_timeout=2.0, lease=3600, mailbox_events=50), start, lambda *_: None
     )

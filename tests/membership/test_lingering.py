@@ -72,6 +72,7 @@ async def test_g11_a_lingering_client_delays_no_sender(uri: str) -> None:
         assert sorted(got + [fate.type for fate in lost]) == sorted(f"n.{number}" for number in range(100))
 
 
+@pytest.mark.usefixtures("patient_adoption")
 @pytest.mark.parametrize("left", [True, False], ids=["handle left", "handle open"])
 async def test_g5_a_lingering_client_survives_its_node(uri: str, left: bool) -> None:
     """What waited on a node that leaves, and what is sent afterwards, goes in order to the next handle."""
@@ -97,6 +98,7 @@ async def test_g5_a_lingering_client_survives_its_node(uri: str, left: bool) -> 
         assert sum(bus.stats().clients for bus in nodes) == 0
 
 
+@pytest.mark.usefixtures("patient_adoption")
 async def test_g5_an_adopted_client_that_does_not_come_back_is_gone(uri: str) -> None:
     async with buses(uri, 1) as (a,):
         lost = Hooked()

@@ -85,6 +85,7 @@ async def test_g5_a_client_that_is_left_while_the_directory_refuses_is_released_
         await until(released, "it is released")
 
 
+@pytest.mark.usefixtures("patient_adoption")
 async def test_g5_lingering_clients_are_handed_over_although_the_answer_to_their_release_is_lost(
     uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -41,10 +41,11 @@ async def test_accepted_events_are_handled_before_the_bus_closes(uri: str) -> No
 @pytest.mark.parametrize("late", [False, True], ids=["async", "plain that returns an awaitable"])
 async def test_closing_waits_for_handlers_at_work_that_get_no_more(uri: str, how: str, late: bool) -> None:
     """A handler for one event, one that was taken off, and that of a client that was left finish what they are at."""
-    begun, finished = anyio.Event(), anyio.Event()
+    begun, go_on, finished = anyio.Event(), anyio.Event(), anyio.Event()
 
     async def work(event: Event) -> None:
         begun.set()
+        await go_on.wait()
         for _ in range(20):
             await anyio.sleep(0.001)
         finished.set()
@@ -61,6 +62,7 @@ async def test_closing_waits_for_handlers_at_work_that_get_no_more(uri: str, how
             await begun.wait()
             bus.off(handler)
         assert not finished.is_set()
+        go_on.set()
     assert finished.is_set()
 
 

@@ -76,7 +76,7 @@ async def test_owners_are_told_and_what_waits_goes_with_the_client(uri: str, kin
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(a.drain, 0.1)
                 reason = await sent_away(old)
-                assert a.state == "draining"
+                assert a.state in ("draining", "drained")
                 with pytest.raises(NodeDraining):
                     await old.send("bob", "n")
                 for number in range(5, 10):
@@ -96,6 +96,7 @@ async def test_owners_are_told_and_what_waits_goes_with_the_client(uri: str, kin
         assert not lost
 
 
+@pytest.mark.usefixtures("patient_adoption")
 async def test_what_waits_goes_to_another_node_when_a_drained_one_closes(uri: str) -> None:
     """A client without ``linger`` has time to come back, though its node is gone by then."""
     lost = Hooked()
@@ -164,7 +165,8 @@ async def test_a_node_can_be_asked_to_drain(uri: str) -> None:
         await a.drain_node(b.node, over=0)
         await sent_away(bob)
         stats = await a.node_stats(b.node)
-        assert (stats.state, stats.clients, stats.lingering) == ("draining", 1, 1)
+        assert stats.state in ("draining", "drained")
+        assert (stats.clients, stats.lingering) == (1, 1)
         await bob.aclose()
         with anyio.fail_after(DEADLINE):
             await b.drained()

@@ -10,7 +10,7 @@ import pytest
 
 import eventbus
 from eventbus_core.backend import Frame
-from tests.support import Hooked, Inbox, buses, fence, publish_by, take, tasks, until
+from tests.support import DEADLINE, Hooked, Inbox, buses, fence, publish_by, take, tasks, until
 
 ASKING = True
 
@@ -26,7 +26,8 @@ async def test_g5_what_the_former_node_did_not_confirm_is_reported(uri: str, mon
         a.on_undeliverable(lost)
         # It alone finds out: no other call that asks the directory can notice that the node was away.
         monkeypatch.setattr(a._node.detector, "_roll_call_at", float("inf"))
-        async with eventbus.connect(uri, namespace=a.namespace, node="same", lease=4.5, close_timeout=0.1) as b:
+        options: dict[str, Any] = {"lease": 4.5, "close_timeout": 0.1, "slow_consumer_timeout": DEADLINE}
+        async with eventbus.connect(uri, namespace=a.namespace, node="same", **options) as b:
             bob = await b.client("bob").__aenter__()
             for number in range(10):
                 await a.send("bob", f"n.{number}")

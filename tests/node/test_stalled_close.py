@@ -14,7 +14,7 @@ import eventbus
 from eventbus import TransportUnavailable
 from eventbus_core.backend import Frame
 from eventbus_core.node import lifecycle
-from tests.support import Hooked, buses, fence, publish_by, take, until
+from tests.support import DEADLINE, Hooked, buses, fence, publish_by, take, until
 
 ASKING = True
 COUNT = 10
@@ -36,7 +36,8 @@ async def test_g5_what_waited_unread_is_reported_although_a_call_stalls(
     async with buses(uri, 1) as (a,):
         lost = Hooked()
         a.on_undeliverable(lost)
-        async with eventbus.connect(uri, namespace=a.namespace, node="closing", lease=4.5, close_timeout=0.1) as b:
+        options: dict[str, Any] = {"lease": 4.5, "close_timeout": 0.1, "slow_consumer_timeout": DEADLINE}
+        async with eventbus.connect(uri, namespace=a.namespace, node="closing", **options) as b:
             bob = await b.client("bob").__aenter__()
             for number in range(10):
                 await a.send("bob", f"n.{number}")

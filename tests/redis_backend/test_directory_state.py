@@ -75,7 +75,7 @@ def test_time_goes_on_from_the_last_reading(
 
 async def test_a_clock_that_is_set_back_keeps_no_dead_node_alive(redis_server: RedisServer) -> None:
     async with transport(redis_server.uri, "dead") as (one, _), transport(redis_server.uri, "alive") as (two, _):
-        await directory_of(one).enter("dead", 0.5, TERMS)
+        await directory_of(one).enter("dead", 3.0, TERMS)
         await directory_of(two).enter("alive", 60.0, TERMS)
         (claim,) = await directory_of(one).claim(["alice"], True)
         set_clock_back(redis_server, HOUR)
@@ -258,10 +258,10 @@ async def test_a_claim_that_comes_first_after_a_hang_gets_nothing(redis_server: 
 
 async def test_a_dead_node_is_dead_after_the_grace(redis_server: RedisServer) -> None:
     async with transport(redis_server.uri, "n1") as (one, _), transport(redis_server.uri, "n2") as (two, _):
-        await directory_of(one).enter("n1", 0.5, TERMS)
-        await directory_of(two).enter("n2", 0.5, TERMS)
+        await directory_of(one).enter("n1", 3.0, TERMS)
+        await directory_of(two).enter("n2", 3.0, TERMS)
         await directory_of(one).claim(["alice"], True)
-        hang(redis_server, SECOND)
+        hang(redis_server, 4 * SECOND)
         assert await directory_of(two).renew()
         assert await directory_of(two).locate(["alice"]) != [None]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from typing import Any
 
 import anyio
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from eventbus import InvalidName, TransportUnavailable
 from eventbus_core.model.names import MAX_TOPICS
 from eventbus_core.model.topics import PatternIndex, besides
-from tests.support import Inbox, buses, fence, take
+from tests.support import DEADLINE, Inbox, buses, fence, take
 
 ASKING = True
 
@@ -83,7 +84,8 @@ async def test_g7_each_client_and_handler_gets_one_event(
 
 
 async def test_a_list_of_topics_is_accepted_or_refused_as_a_whole(uri: str) -> None:
-    async with buses(uri, 1, local_backlog=1) as (bus,), bus.client("slow") as slow, bus.client("idle") as idle:
+    options: dict[str, Any] = {"local_backlog": 1, "slow_consumer_timeout": DEADLINE}
+    async with buses(uri, 1, **options) as (bus,), bus.client("slow") as slow, bus.client("idle") as idle:
         await slow.subscribe("a.2")
         await idle.subscribe("a.1")
         with suppress(TransportUnavailable):
