@@ -184,14 +184,12 @@ class Feeds:
 
     def reads(self, topic: str, mailbox: Mailbox) -> bool:
         """Return whether the feed of *topic* is being read for *mailbox*."""
-        feed = self._feeds.get(topic)
-        seam = None if feed is None else feed.seams.get(mailbox)
+        seam = self._seam(topic, mailbox)
         return seam is not None and seam.reading
 
     def has_all(self, topic: str, mailbox: Mailbox) -> bool:
         """Return whether *mailbox* joined the feed of *topic* by a read: then the history repairs each lost share."""
-        feed = self._feeds.get(topic)
-        return feed is not None and mailbox in feed.seams
+        return self._seam(topic, mailbox) is not None
 
     def join(self, feed: TopicFeed, mailbox: Mailbox, reading: Reading) -> None:
         """Give *mailbox*, for which the feed was opened, what was read, then what was buffered; from now on all."""
@@ -248,6 +246,10 @@ class Feeds:
                 await backoff.pause()
             else:
                 backoff.reset()
+
+    def _seam(self, topic: str, mailbox: Mailbox) -> Seam | None:
+        feed = self._feeds.get(topic)
+        return None if feed is None else feed.seams.get(mailbox)
 
     def _feed(self, topic: str, retention: Retention) -> TopicFeed:
         feed = self._feeds.get(topic)
