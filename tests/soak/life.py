@@ -22,6 +22,7 @@ from eventbus_core.api.discovery import load_backend
 from eventbus_core.backend import TransportURI
 from eventbus_core.model.names import check_topic
 from eventbus_core.options import BusOptions
+from eventbus_core.routing.undeliverable import MAX_TOLD
 from eventbus_core.testing.hosts import fresh_namespace
 from eventbus_core.testing.simulation.cut_links import CuttableTransport
 from eventbus_core.testing.waiting import tasks
@@ -69,9 +70,8 @@ class Life:
     async def run(self) -> None:
         """Live until cancelled."""
         self._luck.seed(self.seed)
-        for number in range(5000):  # what is remembered of names is bounded, but by more than a short run has
-            check_topic(f"event.of.long.ago.{number:020}")
         async with anyio.create_task_group() as group, self._resident(0), self._resident(1), self._resident(2):
+            await self._age()
             for _ in range(VISITORS):
                 group.start_soon(self._repeat, self._visit)
             group.start_soon(self._repeat, self._passing_node)
@@ -79,6 +79,14 @@ class Life:
             if self.uri.startswith("redis"):
                 group.start_soon(self._kill_connections)
             await anyio.sleep_forever()
+
+    async def _age(self) -> None:
+        """Fill what is bounded by more than a short run has: what is remembered of names, and of reported events."""
+        for number in range(5000):
+            check_topic(f"event.of.long.ago.{number:020}")
+        for bus in self._residents:
+            for _ in range(MAX_TOLD):
+                await bus.send(bus.address, "event.for.nobody")
 
     def _resident(self, number: int) -> Bus:
         bus = self._connect(f"n{number}")
