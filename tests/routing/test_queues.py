@@ -26,7 +26,7 @@ from tests.support import DEADLINE, Hooked, Inbox, buses, fresh_namespace, tasks
 from tests.workers import Desk, crashing
 
 ASKING = True
-LEASE = 1.0
+LEASE = 2.0
 
 
 async def empty(*nodes: Bus) -> None:
