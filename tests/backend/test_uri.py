@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from eventbus_core.backend import Address, TransportURI
 from eventbus_core.errors import ConfigurationError, OptionError
 
-SECRET = "s3cr3t-öß"  # noqa: S105 - of nobody
+SECRET = "s3cr3t-öß"  # noqa: S105 - made up
 
 schemes = st.sampled_from(["memory", "redis", "rediss", "redis+cluster", "x-y.z"])
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)

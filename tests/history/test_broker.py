@@ -281,7 +281,7 @@ async def test_g13_frames_that_are_lost_or_doubled_leave_no_hole() -> None:
         await until(lambda: len(with_reader.events) >= 150)
         assert sorted(event.data for event in with_reader.events) == list(range(150))
         await until(lambda: bool(without_reader.events))
-        # What others published before the first event may come late, or be lost.
+        # Shares from before the first event may come late, or be lost.
         since_first = wanted[wanted.index(without_reader.events[0].data) :]
         await until(lambda: {event.data for event in without_reader.events} >= {*since_first})
         numbers = [event.data for event in without_reader.events]

@@ -84,7 +84,7 @@ async def test_hooks_that_are_too_many_are_counted(
     async with buses(uri, 1) as (bus,):
         bus.on_undeliverable(lambda _fate: None)
         for _ in range(5):
-            await bus.send(bus.address, "nobody.handles")
+            await bus.send(bus.address, "without.handler")
         assert bus.stats().hooks_skipped == 3
         assert caplog.text.count("skipped a call of hook on_undeliverable") == 1
         assert bus.stats().undeliverable_by_reason == {"no handler": 5}

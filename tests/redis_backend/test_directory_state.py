@@ -37,7 +37,7 @@ def set_clock_back(server: RedisServer, by: int) -> None:
 
 
 def hang(server: RedisServer, by: int) -> None:
-    """Leave the keys as a server leaves them that answered nobody for so long."""
+    """Leave the keys as after a time of *by* in which the server answered no client."""
     for field in ("beat", "since", "until"):
         if run(server, "HEXISTS", META, field):
             run(server, "HINCRBY", META, field, -by)

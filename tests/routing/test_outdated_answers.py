@@ -54,7 +54,7 @@ async def test_g5_an_event_for_a_client_that_is_claimed_meanwhile_is_handled(
 async def test_a_send_to_a_client_that_is_claimed_here_meanwhile_finds_it(
     uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The look-up found nobody; ``ClientNotFound`` would be wrong by now."""
+    """The look-up found no owner, but the client is here by now: ``ClientNotFound`` would be wrong."""
     async with buses(uri, 1) as (a,), tasks() as group:
         late = Late(a, monkeypatch)
         group.start_soon(a.send, "bob", "n", 1)

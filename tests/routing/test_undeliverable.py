@@ -271,9 +271,9 @@ async def test_g5_events_for_a_node_without_a_handler_are_reported(uri: str) -> 
         lost = Hooked()
         nodes[0].on_undeliverable(lost)
         for target in ("@n0", "@n1"):
-            await nodes[0].send(target, "nobody.cares")
-        await nodes[0].broadcast("nobody.cares")
-        await nodes[0].publish("nobody.cares")
+            await nodes[0].send(target, "without.handler")
+        await nodes[0].broadcast("without.handler")
+        await nodes[0].publish("without.handler")
         await until(lambda: len(lost) == 2)
         await fence(nodes, nodes)
         assert sorted((fate.target, fate.reason) for fate in lost) == [("@n0", "no handler"), ("@n1", "no handler")]

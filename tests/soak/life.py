@@ -71,7 +71,7 @@ class Life:
         """Live until cancelled."""
         self._luck.seed(self.seed)
         async with anyio.create_task_group() as group, self._resident(0), self._resident(1), self._resident(2):
-            await self._age()
+            await self._fill_caches()
             for _ in range(VISITORS):
                 group.start_soon(self._repeat, self._visit)
             group.start_soon(self._repeat, self._passing_node)
@@ -80,13 +80,13 @@ class Life:
                 group.start_soon(self._kill_connections)
             await anyio.sleep_forever()
 
-    async def _age(self) -> None:
-        """Fill what is bounded by more than a short run has: what is remembered of names, and of reported events."""
+    async def _fill_caches(self) -> None:
+        """Fill the caches of names and of reported events to their bounds, which a short run does not reach."""
         for number in range(5000):
             check_topic(f"event.of.long.ago.{number:020}")
         for bus in self._residents:
             for _ in range(MAX_TOLD):
-                await bus.send(bus.address, "event.for.nobody")
+                await bus.send(bus.address, "without.handler")
 
     def _resident(self, number: int) -> Bus:
         bus = self._connect(f"n{number}")
